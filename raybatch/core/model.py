@@ -1,0 +1,200 @@
+"""The nouns that are remembered: file, batch, chunk, part. Frozen; a change makes a new one.
+
+Instants are float seconds since the Unix epoch, UTC, and end in ``_at``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BatchStatus(StrEnum):
+    """OpenAI's eight words, exactly."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset(
+    {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+)
+
+
+class ChunkState(StrEnum):
+    AVAILABLE = "available"
+    LEASED = "leased"
+    COMPLETED = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file a client can name. Uploads are blobs; a batch's output and error files are views over its parts."""
+
+    file_id: str
+    tenant: str
+    purpose: str  #: "batch" or "batch_output"
+    filename: str
+    size_bytes: int
+    created_at: float
+    sha256: str | None = None  #: of an upload's bytes
+    batch_id: str | None = None  #: set on output and error files
+    part_kind: str | None = None  #: "output" or "error" when batch_id is set
+    deleted: bool = False  #: no longer served, bytes kept while a batch needs them
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """One entry of a failed batch's ``errors.data``."""
+
+    code: str
+    message: str
+    param: str | None
+    line: int | None  #: 1-based physical line of the upload
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a set of finished rows adds up to."""
+
+    completed: int = 0
+    failed: int = 0
+    output_bytes: int = 0  #: JSONL bytes of the completed rows, newlines included
+    error_bytes: int = 0  #: the same of the failed rows
+    usage: Usage = Usage()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.completed + other.completed,
+            self.failed + other.failed,
+            self.output_bytes + other.output_bytes,
+            self.error_bytes + other.error_bytes,
+            self.usage + other.usage,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One answered (or unanswerable) request, as a row of a part."""
+
+    position: int  #: place in the batch's dispatch order, from 0
+    index: int  #: place in the input file, from 0, blank lines not counted
+    custom_id: str | None
+    status_code: int | None  #: None when the request was never answered
+    error_code: str | None
+    error_message: str | None
+    model: str | None
+    text: str | None  #: the answer's text where the endpoint has one
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    line: bytes  #: the exact output JSONL line, without its newline
+    attempt: int  #: from 1
+    engine_id: str
+    started_at: float
+    finished_at: float
+
+    @property
+    def completed(self) -> bool:
+        return self.status_code is not None and self.status_code < 400
+
+
+@dataclass(frozen=True, slots=True)
+class PartSlice:
+    """The rows of one part that belong to one lease."""
+
+    chunk_id: int
+    token: int
+    rows: int  #: bitmap: bit i is row ``chunk.first + i``
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    """A Parquet file of finished rows, sorted by ``index``. It counts only once the ledger's manifest lists it."""
+
+    part_id: str
+    path: str  #: relative to the home
+    size_bytes: int
+    rows: int
+    checksum: str  #: "crc32c:…" or "sha256:…" of the file's bytes
+    level: int = 0  #: 0 as written by an engine; compaction of level n writes level n + 1
+    masked: tuple[int, ...] = ()  #: positions present in the file that were refused and never served
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of one batch's positions: the unit of lease and retry."""
+
+    chunk_id: int
+    batch_id: str
+    first: int  #: first position
+    count: int
+    state: ChunkState
+    token: int  #: fencing token of the newest lease; every lease takes the next of one durable counter
+    engine_id: str | None = None
+    covered: int = 0  #: bitmap of committed rows
+    attempt: int = 1  #: how often it was leased
+
+    @property
+    def missing(self) -> int:
+        """Bitmap of the rows that are not committed yet."""
+        return ((1 << self.count) - 1) & ~self.covered
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    batch_id: str
+    tenant: str
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    completion_window_s: float
+    created_at: float
+    status: BatchStatus = BatchStatus.VALIDATING
+    model: str | None = None
+    metadata: dict[str, str] | None = None
+    priority: int = 0
+    request_key: str | None = None  #: digest of tenant, file and parameters (or the Idempotency-Key)
+    output_file_id: str = ""  #: drawn at creation, shown once there is such a file
+    error_file_id: str = ""
+    total: int = 0
+    cursor: int = 0  #: positions below it have been cut into chunks
+    tally: Tally = Tally()
+    errors: tuple[LineError, ...] = ()
+    in_progress_at: float | None = None
+    finalizing_at: float | None = None
+    completed_at: float | None = None
+    failed_at: float | None = None
+    expired_at: float | None = None
+    cancelling_at: float | None = None
+    cancelled_at: float | None = None
+
+    @property
+    def finished_rows(self) -> int:
+        return self.tally.completed + self.tally.failed
+
+    @property
+    def active(self) -> bool:
+        return self.status not in TERMINAL

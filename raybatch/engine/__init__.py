@@ -1,0 +1,1 @@
+"""Who generates: one contract, vLLM and echo behind it."""
