@@ -22,9 +22,13 @@ class BatchStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL = frozenset(
-    {BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
-)
+TERMINAL = frozenset({BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
+
+
+#: Rows in one chunk at most: keeps a bitmap to half a kilobyte.
+CHUNK_ROWS_MAX = 4096
+
+DEFAULT_TENANT = "default"
 
 
 class ChunkState(StrEnum):
@@ -126,7 +130,8 @@ class PartSlice:
 
     chunk_id: int
     token: int
-    rows: int  #: bitmap: bit i is row ``chunk.first + i``
+    first: int  #: the chunk's first position
+    rows: int  #: bitmap: bit i is position ``first + i``
     tally: Tally
 
 
@@ -176,13 +181,15 @@ class Batch:
     model: str | None = None
     metadata: dict[str, str] | None = None
     priority: int = 0
-    request_key: str | None = None  #: digest of tenant, file and parameters (or the Idempotency-Key)
+    request_key: str = ""  #: digest of tenant, file and parameters
+    idempotency_key: str | None = None
     output_file_id: str = ""  #: drawn at creation, shown once there is such a file
     error_file_id: str = ""
     total: int = 0
     cursor: int = 0  #: positions below it have been cut into chunks
     tally: Tally = Tally()
     errors: tuple[LineError, ...] = ()
+    expected_tokens: int = 0  #: estimate over all rows, prompt and completion
     in_progress_at: float | None = None
     finalizing_at: float | None = None
     completed_at: float | None = None

@@ -1,0 +1,229 @@
+"""Settings: defaults, a profile, ``--set section.key=value``; and the paths under a home.
+
+A home is one raybatch: its settings, token, ledger, uploads and results. Settings are written to
+``<home>/settings.json`` by ``raybatch up`` and read from there by every process, so that all agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from raybatch.core.policy import Policy
+from raybatch.errors import OperatorError
+
+API_PORT_DEFAULT = 8420  #: not 8000, which `vllm serve` takes
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    host: str = "127.0.0.1"
+    port: int = API_PORT_DEFAULT
+    key_sha256: str | None = None  #: hex digest of the static key; needed when host is not loopback
+    allowed_hosts: tuple[str, ...] = ()  #: further names a browser may reach the API under
+    upload_bytes_max: int = 512 << 20
+    uploads_at_once_max: int = 4
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    id: str
+    source: str = ""  #: a directory, a hub id, or "packaged"; empty: the id itself
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.id, *self.aliases)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    kind: str = "vllm"  #: "vllm" or "echo"
+    replicas: int = 1  #: engines per model
+    gpus: float = 0.0  #: GPUs an engine is pinned to; 0 on a CPU-only machine
+    window_rows: int = 0  #: rows in flight; 0: what the engine itself names
+    flush_s: float = 3.0  #: finished rows are committed at least so often
+    flush_rows: int = 4000
+    report_s: float = 1.0  #: heartbeat
+    row_attempts_max: int = 3  #: tries of a row that the engine asks to send again
+    drain_s: float = 20.0  #: rows in flight get so long when an engine is drained
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    max_model_len: int = 0  #: 0: the model's own
+    enforce_eager: bool = False
+    kv_cache_memory_bytes: int = 0  #: 0: by gpu_memory_utilization
+    gpu_memory_utilization: float = 0.85
+    tensor_parallel_size: int = 1
+    dtype: str = "auto"
+    cpu_threads_bind: str = ""  #: VLLM_CPU_OMP_THREADS_BIND; empty: vLLM's choice
+    load_format: str = "auto"
+
+
+@dataclass(frozen=True)
+class EchoSettings:
+    """A step takes ``alpha_ms + beta_ms * running`` and yields one token per running row."""
+
+    alpha_ms: float = 0.0
+    beta_ms: float = 0.0
+    concurrency: int = 256
+    startup_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class IntakeSettings:
+    requests_max: int = 1_000_000
+    line_bytes_max: int = 8 << 20
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    object_store_bytes: int = 100_000_000
+    dashboard: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    api: ApiSettings = ApiSettings()
+    models: tuple[ModelSettings, ...] = ()
+    engine: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
+    echo: EchoSettings = EchoSettings()
+    intake: IntakeSettings = IntakeSettings()
+    scheduler: Policy = field(default_factory=Policy)
+    ray: RaySettings = RaySettings()
+    profile: str = "desktop"
+
+    def canonical(self) -> dict[str, str]:
+        """Every name a request may use for a model, to the model's id."""
+        return {name: model.id for model in self.models for name in model.names}
+
+
+PACKAGED_MODEL: Final = ModelSettings("HuggingFaceTB/SmolLM2-135M-Instruct", "packaged", ("smollm2",))
+
+PROFILES: Final[dict[str, tuple[str, ...]]] = {
+    "desktop": ("engine.gpus=1", "vllm.max_num_seqs=64", "vllm.gpu_memory_utilization=0.85"),
+    "cpu": (
+        "vllm.max_num_seqs=64",
+        "vllm.max_model_len=2048",
+        "vllm.enforce_eager=true",
+        "vllm.kv_cache_memory_bytes=1073741824",
+    ),
+    "test": (
+        "vllm.max_num_seqs=32",
+        "vllm.max_model_len=1024",
+        "vllm.enforce_eager=true",
+        "vllm.kv_cache_memory_bytes=536870912",
+        "engine.flush_s=0.5",
+        "engine.report_s=0.3",
+        "ray.dashboard=false",
+    ),
+}
+
+
+def make_settings(profile: str, assignments: tuple[str, ...] = (), **top: Any) -> Settings:
+    """``assignments``: ``section.key=value`` each, applied after the profile's. Raises OperatorError."""
+    if profile not in PROFILES:
+        raise OperatorError(f"unknown profile '{profile}': choose one of {', '.join(PROFILES)}")
+    settings = replace(Settings(profile=profile), **top)
+    for assignment in (*PROFILES[profile], *assignments):
+        settings = _assigned(settings, assignment)
+    return settings
+
+
+def _assigned(settings: Settings, assignment: str) -> Settings:
+    path, equals, text = assignment.partition("=")
+    section_name, dot, key = path.partition(".")
+    section = getattr(settings, section_name, None)
+    if not equals or not dot or section_name in ("models", "profile", "") or section is None:
+        sections = [f.name for f in fields(settings) if f.name not in ("models", "profile")]
+        raise OperatorError(
+            f"'{assignment}' is not section.key=value with a section of {', '.join(sections)}"
+        )
+    known = {f.name: f for f in fields(section)}
+    if key not in known:
+        raise OperatorError(f"'{section_name}' has no setting '{key}': it has {', '.join(sorted(known))}")
+    current = getattr(section, key)
+    try:
+        raw = json.loads(text) if not isinstance(current, str) and current is not None else text
+        value = msgspec.convert(raw, type(current)) if current is not None else raw
+    except (ValueError, msgspec.ValidationError):
+        raise OperatorError(
+            f"'{path}' takes a {type(current).__name__} such as {json.dumps(current)}, not '{text}'"
+        ) from None
+    return replace(settings, **{section_name: replace(section, **{key: value})})
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where one raybatch keeps everything."""
+
+    root: Path
+    settings_path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings_path", self.root / "settings.json")
+
+    @classmethod
+    def find(cls, given: str | None = None) -> Home:
+        """``given``, else RAYBATCH_HOME, else ~/.raybatch."""
+        return cls(Path(given or os.environ.get("RAYBATCH_HOME") or Path.home() / ".raybatch").resolve())
+
+    @property
+    def run(self) -> Path:
+        """What is running: cluster.json, the supervisor's lock, generated secrets."""
+        return self.root / "run"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger"
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / "tmp"
+
+    def index_path(self, batch_id: str) -> Path:
+        return self.root / "batches" / f"{batch_id}.index.parquet"
+
+    def make(self) -> None:
+        """Create the directories, private to the owner."""
+        for path in (self.root, self.run, self.ledger, self.files, self.models, self.logs, self.scratch):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.root / "batches").mkdir(exist_ok=True, mode=0o700)
+        (self.root / "results").mkdir(exist_ok=True, mode=0o700)
+
+    def save(self, settings: Settings) -> None:
+        temporary = self.settings_path.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2))
+        temporary.chmod(0o600)
+        temporary.replace(self.settings_path)
+
+    def load(self) -> Settings:
+        """Raises OperatorError when this home was never started or its settings cannot be read."""
+        try:
+            return msgspec.json.decode(self.settings_path.read_bytes(), type=Settings)
+        except FileNotFoundError:
+            raise OperatorError(f"no raybatch at {self.root}: start one with `raybatch up`") from None
+        except (msgspec.DecodeError, ValueError) as error:
+            raise OperatorError(f"{self.settings_path} cannot be read: {error}") from None

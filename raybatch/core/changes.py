@@ -1,0 +1,166 @@
+"""What may change, by name. Durable changes are journalled and committed before anybody hears of them;
+volatile ones live in memory only and are rebuilt by the engines' next reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from raybatch.core.events import EngineReport
+from raybatch.core.model import Batch, File, LineError, PartFile, PartSlice
+
+
+@dataclass(frozen=True, slots=True)
+class FileAdded:
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class FileHidden:
+    """A client deleted it. Its bytes stay as long as a batch refers to them."""
+
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRemoved:
+    """Nothing refers to it any more; its bytes go too."""
+
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCreated:
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class BatchValidated:
+    batch_id: str
+    total: int
+    model: str
+    expected_tokens: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    batch_id: str
+    errors: tuple[LineError, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """Cuts the chunk from the batch's cursor when ``first`` is the cursor, else leases an available one again."""
+
+    chunk_id: int
+    batch_id: str
+    first: int
+    count: int
+    token: int
+    engine_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReleased:
+    """Given back, expired or orphaned: the missing rows may be leased again under a new token."""
+
+    chunk_id: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartCommitted:
+    """The manifest row: these rows are results from now on. Chunks it covers to the last row complete."""
+
+    batch_id: str
+    part: PartFile
+    slices: tuple[PartSlice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartsReplaced:
+    """Compaction: ``part`` holds exactly the rows of the parts it replaces."""
+
+    batch_id: str
+    part: PartFile
+    replaced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCancelling:
+    batch_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """Every row is committed: finalizing to completed, or cancelling to cancelled."""
+
+    batch_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeen:
+    """Volatile. ``incarnations``: how many times this engine was started, as far as this process knows."""
+
+    report: EngineReport
+    at_mono: float
+    starts: tuple[float, ...]  #: monotonic instants of its last starts, for the restart back-off
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLost:
+    """Volatile. Silent for too long."""
+
+    engine_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """Volatile. ``deadline_mono``: monotonic instant of this process."""
+
+    chunk_id: int
+    deadline_mono: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreNoted:
+    """Volatile. A background chore (intake, closing, compaction) is under way, or ended when ``due_mono`` is None."""
+
+    chore: str
+    due_mono: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSet:
+    """Volatile. While on, nothing is leased."""
+
+    on: bool
+
+
+DurableChange = (
+    FileAdded
+    | FileHidden
+    | FileRemoved
+    | BatchCreated
+    | BatchValidated
+    | BatchFailed
+    | LeaseGranted
+    | LeaseReleased
+    | PartCommitted
+    | PartsReplaced
+    | BatchCancelling
+    | BatchEnded
+)
+VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | DrainSet
+Change = DurableChange | VolatileChange
+
+DURABLE: Final[dict[str, type]] = {kind.__name__: kind for kind in DurableChange.__args__}
+
+
+def is_durable(change: Change) -> bool:
+    return type(change).__name__ in DURABLE

@@ -1,0 +1,93 @@
+"""What a batch needs done in the background: intake of its upload, closing after a cancel, compaction of its parts.
+
+A chore is named; its name is also the engine id of the leases a closing holds. A chore that ended without a verdict,
+or was not heard of for too long, is simply started again: every one of them is idempotent or fenced.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from raybatch.core.changes import Change, ChoreNoted, LeaseRenewed
+from raybatch.core.commands import Command, StartClosing, StartCompaction, StartIntake
+from raybatch.core.decision import Decision
+from raybatch.core.ending import ended
+from raybatch.core.events import Now
+from raybatch.core.leasing import grant_rest, lease_of
+from raybatch.core.model import Batch, BatchStatus, ChunkState, PartFile
+from raybatch.core.policy import Policy
+from raybatch.core.state import State
+
+CLOSING = "closing:"
+
+
+def intake(batch_id: str) -> str:
+    return f"intake:{batch_id}"
+
+
+def closing(batch_id: str) -> str:
+    return f"{CLOSING}{batch_id}"
+
+
+def compaction(batch_id: str) -> str:
+    return f"compaction:{batch_id}"
+
+
+def due_intake(state: State, batch: Batch, now: Now, policy: Policy) -> Decision:
+    chore = intake(batch.batch_id)
+    if batch.status is not BatchStatus.VALIDATING or _under_way(state, chore, now):
+        return Decision()
+    return Decision((ChoreNoted(chore, now.mono + policy.chore_s),), (StartIntake(batch.batch_id),))
+
+
+def due_closing(
+    state: State, batch: Batch, freed: frozenset[int], now: Now, policy: Policy, next_token: int
+) -> Decision:
+    """A cancelled batch ends once engines hold none of its rows: the rest become error rows."""
+    if batch.status is not BatchStatus.CANCELLING:
+        return Decision()
+    if batch.finished_rows == batch.total:
+        return Decision(ended(batch, batch.tally, now))
+    chore = closing(batch.batch_id)
+    still_leased = any(
+        chunk.state is ChunkState.LEASED and chunk.chunk_id not in freed
+        for chunk in state.live_chunks(batch.batch_id)
+    )
+    if still_leased or _under_way(state, chore, now) or next_token != state.next_token:
+        return Decision()
+    granted = grant_rest(state, batch, chore, freed)
+    due_mono = now.mono + policy.chore_s
+    changes: tuple[Change, ...] = (
+        ChoreNoted(chore, due_mono),
+        *granted,
+        *(LeaseRenewed(lease.chunk_id, due_mono) for lease in granted),
+    )
+    leases = tuple(lease_of(state, lease) for lease in granted)
+    return Decision(changes, (StartClosing(batch.batch_id, "batch_cancelled", leases),))
+
+
+def due_compaction(state: State, batch_id: str, now: Now, policy: Policy) -> Decision:
+    parts = state.parts.get(batch_id, {})
+    chore = compaction(batch_id)
+    if len(parts) < policy.compaction_fan_in or _under_way(state, chore, now):
+        return Decision()
+    group = _one_level(tuple(parts.values()), policy.compaction_fan_in)
+    if not group:
+        return Decision()
+    commands: tuple[Command, ...] = (StartCompaction(batch_id, group),)
+    return Decision((ChoreNoted(chore, now.mono + policy.chore_s),), commands)
+
+
+def _one_level(parts: tuple[PartFile, ...], fan_in: int) -> tuple[PartFile, ...]:
+    """The lowest level with enough parts to merge, at most four fan-ins of them at once."""
+    by_level = sorted(parts, key=lambda part: part.level)
+    for _, level_parts in groupby(by_level, key=lambda part: part.level):
+        group = tuple(level_parts)
+        if len(group) >= fan_in:
+            return group[: 4 * fan_in]
+    return ()
+
+
+def _under_way(state: State, chore: str, now: Now) -> bool:
+    due_mono = state.chores.get(chore)
+    return due_mono is not None and now.mono < due_mono

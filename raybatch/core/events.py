@@ -1,0 +1,159 @@
+"""What may happen: the only door through which facts reach the scheduler.
+
+Events with a ``reply_to`` are answered by a ``Reply`` command that carries the same value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from raybatch.core.model import File, LineError, PartFile, PartSlice
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The two clocks an event is decided under."""
+
+    wall: float  #: seconds since the epoch, UTC: for display and the completion window only
+    mono: float  #: monotonic seconds of this process: for every deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStored:
+    reply_to: str
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class FileDeletionAsked:
+    reply_to: str
+    tenant: str
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAsked:
+    """``batch_id`` and the two file ids are drawn by the caller, so that the decision stays deterministic."""
+
+    reply_to: str
+    batch_id: str
+    tenant: str
+    input_file_id: str
+    output_file_id: str
+    error_file_id: str
+    endpoint: str
+    completion_window: str
+    completion_window_s: float
+    metadata: dict[str, str] | None
+    priority: int
+    request_key: str
+    idempotency_key: str | None
+    is_retry: bool  #: the client says it has sent this before (``x-stainless-retry-count``)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    reply_to: str
+    tenant: str
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    reply_to: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeEnded:
+    """The pass over an upload came to a verdict: ``errors`` empty means accepted."""
+
+    batch_id: str
+    total: int
+    model: str | None
+    expected_tokens: int
+    errors: tuple[LineError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreBroke:
+    """A background chore ended without a verdict."""
+
+    chore: str
+    reason: str
+
+
+class EnginePhase(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    chunk_id: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """An engine's heartbeat, and its order for more rows. Sent again with a higher ``seq``, never changed.
+
+    A lease the scheduler granted to this engine and that is missing from ``held`` is free again.
+    """
+
+    reply_to: str
+    engine_id: str
+    incarnation: float  #: wall instant of the engine's start: a later start is the same engine, born again
+    seq: int  #: grows with every report of one incarnation
+    models: tuple[str, ...]  #: the canonical id first, then the aliases it answers to
+    phase: EnginePhase
+    held: tuple[HeldLease, ...]
+    wants_rows: int
+    window: int
+    running: int
+    rows_per_s: float
+    tokens_per_s: float
+    pid: int
+    child_pids: tuple[int, ...]
+    error: str | None = None  #: why phase is failed
+
+
+@dataclass(frozen=True, slots=True)
+class PartWritten:
+    """A part is safe on disk. It becomes results only by the scheduler's verdict."""
+
+    reply_to: str
+    engine_id: str
+    batch_id: str
+    part: PartFile
+    slices: tuple[PartSlice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartsCompacted:
+    batch_id: str
+    part: PartFile
+    replaced: tuple[str, ...]
+
+
+Event = (
+    Tick
+    | FileStored
+    | FileDeletionAsked
+    | BatchAsked
+    | CancelAsked
+    | DrainAsked
+    | IntakeEnded
+    | ChoreBroke
+    | EngineReport
+    | PartWritten
+    | PartsCompacted
+)

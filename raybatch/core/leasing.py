@@ -1,0 +1,121 @@
+"""Which rows an engine gets next, and how many in one chunk.
+
+Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches of its model
+the highest priority goes first; among equals the one with the fewest rows leased, so that a small batch is never
+stuck behind a large one; then the oldest.
+"""
+
+from __future__ import annotations
+
+from raybatch.core.changes import LeaseGranted
+from raybatch.core.commands import Lease
+from raybatch.core.events import EnginePhase, EngineReport
+from raybatch.core.model import CHUNK_ROWS_MAX, Batch, BatchStatus, Chunk, ChunkState
+from raybatch.core.rows import full
+from raybatch.core.state import State
+
+CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in balance
+
+
+def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
+    """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this same decision."""
+    lots = [
+        _Lot(state, state.batches[batch_id], freed)
+        for batch_id in state.active
+        if _wanted(state.batches[batch_id], report)
+    ]
+    engines = _ready_engines(state, report)
+    granted: list[LeaseGranted] = []
+    token, chunk_id, wanted_rows = state.next_token, state.next_chunk_id, report.wants_rows
+    piece_rows = max(CHUNK_ROWS_MIN, report.window // 2, report.wants_rows // 4)
+    while wanted_rows > 0 and (lots := [lot for lot in lots if lot.has_rows]):
+        lot = min(lots, key=lambda lot: (-lot.batch.priority, lot.leased_rows))
+        lease = lot.take(token, chunk_id, report.engine_id, min(piece_rows, wanted_rows), engines)
+        granted.append(lease)
+        token += 1
+        chunk_id = max(chunk_id, lease.chunk_id + 1)
+        wanted_rows -= lot.last_rows
+    return tuple(granted)
+
+
+def grant_rest(state: State, batch: Batch, engine_id: str, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
+    """Every row of the batch that is neither committed nor leased, to one holder."""
+    lot = _Lot(state, batch, freed)
+    granted: list[LeaseGranted] = []
+    token, chunk_id = state.next_token, state.next_chunk_id
+    while lot.has_rows:
+        lease = lot.take(token, chunk_id, engine_id, CHUNK_ROWS_MAX, 1)
+        granted.append(lease)
+        token += 1
+        chunk_id = max(chunk_id, lease.chunk_id + 1)
+    return tuple(granted)
+
+
+def lease_of(state: State, granted: LeaseGranted) -> Lease:
+    """What the holder of a fresh grant needs to know."""
+    batch = state.batches[granted.batch_id]
+    chunk = state.chunks.get(granted.chunk_id)
+    return Lease(
+        chunk_id=granted.chunk_id,
+        token=granted.token,
+        batch_id=batch.batch_id,
+        input_file_id=batch.input_file_id,
+        endpoint=batch.endpoint,
+        first=granted.first,
+        count=granted.count,
+        rows=full(granted.count) if chunk is None else chunk.missing,
+        attempt=1 if chunk is None else chunk.attempt + 1,
+    )
+
+
+class _Lot:
+    """The rows of one batch that may be leased, while a decision hands them out."""
+
+    def __init__(self, state: State, batch: Batch, freed: frozenset[int]) -> None:
+        self.batch = batch
+        self.cursor = batch.cursor
+        self.last_rows = 0
+        live = state.live_chunks(batch.batch_id)
+        idle = [chunk for chunk in live if chunk.state is ChunkState.AVAILABLE or chunk.chunk_id in freed]
+        self.idle: list[Chunk] = sorted(idle, key=lambda chunk: chunk.first, reverse=True)
+        idle_ids = {chunk.chunk_id for chunk in idle}
+        self.leased_rows = sum(chunk.missing.bit_count() for chunk in live if chunk.chunk_id not in idle_ids)
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.idle) or self.cursor < self.batch.total
+
+    def take(self, token: int, next_chunk_id: int, engine_id: str, rows: int, engines: int) -> LeaseGranted:
+        if self.idle:
+            chunk = self.idle.pop()
+            chunk_id, first, count = chunk.chunk_id, chunk.first, chunk.count
+            self.last_rows = chunk.missing.bit_count()
+        else:
+            chunk_id, first = next_chunk_id, self.cursor
+            count = self.last_rows = self._cut_rows(rows, engines)
+            self.cursor += count
+        self.leased_rows += self.last_rows
+        return LeaseGranted(chunk_id, self.batch.batch_id, first, count, token, engine_id)
+
+    def _cut_rows(self, rows: int, engines: int) -> int:
+        """Several engines share the end of a batch in halves, so that they finish together."""
+        left = self.batch.total - self.cursor
+        if engines > 1:
+            rows = min(rows, max(CHUNK_ROWS_MIN, -(-left // (2 * engines))))
+        return min(rows, left, CHUNK_ROWS_MAX)
+
+
+def _wanted(batch: Batch, report: EngineReport) -> bool:
+    return batch.status is BatchStatus.IN_PROGRESS and batch.model in report.models
+
+
+def _ready_engines(state: State, report: EngineReport) -> int:
+    others = sum(
+        1
+        for entry in state.engines.values()
+        if entry.report.engine_id != report.engine_id
+        and not entry.lost
+        and entry.report.phase is EnginePhase.READY
+        and entry.report.models[0] == report.models[0]
+    )
+    return others + 1

@@ -1,0 +1,341 @@
+"""What the scheduler knows, and the one place that changes it.
+
+Durable knowledge is a cache of the ledger: applying changes here and loading what the ledger committed give the
+same state. Volatile knowledge (who is alive, deadlines, chores under way) is lost with the process on purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from raybatch.core import changes as c
+from raybatch.core.events import EngineReport
+from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
+from raybatch.core.model import Batch, BatchStatus, Chunk, ChunkState, File, PartFile
+from raybatch.core.rows import full
+from raybatch.errors import IllegalMove
+
+Entity = File | Batch | Chunk | PartFile | int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """How one remembered entity looks after a change; ``entity`` None means it is gone."""
+
+    table: str  #: files, batches, chunks, parts, counters
+    key: str | int
+    entity: Entity | None
+    batch_id: str | None = None  #: for parts
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    report: EngineReport
+    seen_at_mono: float
+    starts: tuple[float, ...]
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    #: durable
+    files: dict[str, File] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+    chunks: dict[int, Chunk] = field(default_factory=dict)  #: the ones not completed
+    parts: dict[str, dict[str, PartFile]] = field(default_factory=dict)  #: by batch, then part id
+    next_token: int = 1
+    next_chunk_id: int = 1
+
+    #: derived from the above
+    active: dict[str, None] = field(default_factory=dict)  #: batch ids that are not terminal, oldest first
+    batch_chunks: dict[str, dict[int, None]] = field(default_factory=dict)  #: live chunk ids by batch
+
+    #: volatile
+    engines: dict[str, EngineEntry] = field(default_factory=dict)
+    lease_deadlines: dict[int, float] = field(default_factory=dict)
+    chores: dict[str, float] = field(default_factory=dict)
+    draining: bool = False
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def live_chunks(self, batch_id: str) -> list[Chunk]:
+        return [self.chunks[chunk_id] for chunk_id in self.batch_chunks.get(batch_id, {})]
+
+    def leased_rows(self, batch_id: str) -> int:
+        return sum(
+            chunk.missing.bit_count()
+            for chunk in self.live_chunks(batch_id)
+            if chunk.state is ChunkState.LEASED
+        )
+
+    def leases_of(self, engine_id: str) -> list[Chunk]:
+        return [
+            chunk
+            for chunk in self.chunks.values()
+            if chunk.state is ChunkState.LEASED and chunk.engine_id == engine_id
+        ]
+
+    # -- changing ------------------------------------------------------------------------------------------
+
+    def apply(self, change: c.Change) -> tuple[Image, ...]:
+        """Make the change; return the durable entities it touched as they look now. Raises IllegalMove."""
+        match change:
+            case c.FileAdded(file):
+                return (self._put_file(file),)
+            case c.FileHidden(file_id):
+                return (self._put_file(replace(self.files[file_id], deleted=True)),)
+            case c.FileRemoved(file_id):
+                del self.files[file_id]
+                return (Image("files", file_id, None),)
+            case c.BatchCreated(batch):
+                return (self._put_batch(batch),)
+            case c.BatchValidated():
+                return (self._validate(change),)
+            case c.BatchFailed(batch_id, errors, at):
+                batch = self.batches[batch_id]
+                status = next_status(batch_id, batch.status, BatchMove.FAIL)
+                return (self._put_batch(replace(batch, status=status, errors=errors, failed_at=at)),)
+            case c.BatchCancelling(batch_id, at):
+                batch = self.batches[batch_id]
+                status = next_status(batch_id, batch.status, BatchMove.CANCEL)
+                return (self._put_batch(replace(batch, status=status, cancelling_at=at)),)
+            case c.BatchEnded(batch_id, at):
+                return self._end(self.batches[batch_id], at)
+            case c.LeaseGranted():
+                return self._grant(change)
+            case c.LeaseReleased(chunk_id, token):
+                return (self._release(chunk_id, token),)
+            case c.PartCommitted():
+                return self._commit_part(change)
+            case c.PartsReplaced():
+                return self._replace_parts(change)
+            case _:
+                self._apply_volatile(change)
+                return ()
+
+    def load(self, images: tuple[Image, ...]) -> None:
+        """Put what a ledger or a snapshot remembered. Completed chunks are not kept in memory."""
+        for image in images:
+            entity = image.entity
+            if isinstance(entity, File):
+                self._put_file(entity)
+            elif isinstance(entity, Batch):
+                self._put_batch(entity)
+            elif isinstance(entity, Chunk):
+                if entity.state is not ChunkState.COMPLETED:
+                    self._put_chunk(entity)
+            elif isinstance(entity, PartFile):
+                assert image.batch_id is not None
+                self.parts.setdefault(image.batch_id, {})[entity.part_id] = entity
+            elif isinstance(entity, int):
+                setattr(self, str(image.key), entity)
+
+    def images(self) -> tuple[Image, ...]:
+        """Everything durable, for a snapshot."""
+        return (
+            *(Image("files", file.file_id, file) for file in self.files.values()),
+            *(Image("batches", batch.batch_id, batch) for batch in self.batches.values()),
+            *(Image("chunks", chunk.chunk_id, chunk) for chunk in self.chunks.values()),
+            *(
+                Image("parts", part.part_id, part, batch_id)
+                for batch_id, parts in self.parts.items()
+                for part in parts.values()
+            ),
+            *self._counters(),
+        )
+
+    # -- durable changes -----------------------------------------------------------------------------------
+
+    def _validate(self, change: c.BatchValidated) -> Image:
+        batch = self.batches[change.batch_id]
+        status = next_status(batch.batch_id, batch.status, BatchMove.VALIDATE)
+        return self._put_batch(
+            replace(
+                batch,
+                status=status,
+                total=change.total,
+                model=change.model,
+                expected_tokens=change.expected_tokens,
+                in_progress_at=change.at,
+            )
+        )
+
+    def _end(self, batch: Batch, at: float) -> tuple[Image, ...]:
+        if batch.finished_rows != batch.total:
+            raise IllegalMove(
+                f"batch {batch.batch_id} has {batch.finished_rows} of {batch.total} rows: it cannot end"
+            )
+        if batch.status is BatchStatus.CANCELLING:
+            status = next_status(batch.batch_id, batch.status, BatchMove.CLOSE)
+            ended = replace(batch, status=status, cancelled_at=at)
+        else:
+            finalizing = next_status(batch.batch_id, batch.status, BatchMove.FINALIZE)
+            status = next_status(batch.batch_id, finalizing, BatchMove.COMPLETE)
+            ended = replace(batch, status=status, finalizing_at=at, completed_at=at)
+        return (self._put_batch(ended),)
+
+    def _grant(self, grant: c.LeaseGranted) -> tuple[Image, ...]:
+        if grant.token != self.next_token:
+            raise IllegalMove(f"token {grant.token} granted out of turn: the next one is {self.next_token}")
+        self.next_token += 1
+        images: list[Image] = []
+        chunk = self.chunks.get(grant.chunk_id)
+        if chunk is None:
+            images.append(self._cut(grant))
+            chunk = Chunk(
+                grant.chunk_id,
+                grant.batch_id,
+                grant.first,
+                grant.count,
+                ChunkState.LEASED,
+                grant.token,
+                grant.engine_id,
+            )
+        else:
+            chunk = replace(
+                chunk,
+                state=next_state(chunk.chunk_id, chunk.state, ChunkMove.GRANT),
+                token=grant.token,
+                engine_id=grant.engine_id,
+                attempt=chunk.attempt + 1,
+            )
+        return (*images, self._put_chunk(chunk), *self._counters())
+
+    def _cut(self, grant: c.LeaseGranted) -> Image:
+        batch = self.batches[grant.batch_id]
+        if (grant.chunk_id, grant.first) != (self.next_chunk_id, batch.cursor):
+            raise IllegalMove(
+                f"chunk {grant.chunk_id} at {grant.first} of {batch.batch_id}: expected chunk "
+                f"{self.next_chunk_id} at {batch.cursor}"
+            )
+        if grant.count < 1 or grant.first + grant.count > batch.total:
+            raise IllegalMove(
+                f"{grant.count} rows from {grant.first} do not lie in {batch.batch_id} of {batch.total}"
+            )
+        self.next_chunk_id += 1
+        return self._put_batch(replace(batch, cursor=grant.first + grant.count))
+
+    def _release(self, chunk_id: int, token: int) -> Image:
+        chunk = self._leased(chunk_id, token)
+        self.lease_deadlines.pop(chunk_id, None)
+        state = next_state(chunk_id, chunk.state, ChunkMove.RELEASE)
+        return self._put_chunk(replace(chunk, state=state, engine_id=None))
+
+    def _commit_part(self, commit: c.PartCommitted) -> tuple[Image, ...]:
+        batch = self.batches[commit.batch_id]
+        parts = self.parts.setdefault(batch.batch_id, {})
+        if commit.part.part_id in parts:
+            raise IllegalMove(f"part {commit.part.part_id} is committed already")
+        images: list[Image] = []
+        tally = batch.tally
+        for piece in commit.slices:
+            chunk = self._leased(piece.chunk_id, piece.token)
+            if piece.rows & ~chunk.missing:
+                raise IllegalMove(f"part {commit.part.part_id} repeats rows of chunk {chunk.chunk_id}")
+            tally = tally + piece.tally
+            covered = chunk.covered | piece.rows
+            if covered == full(chunk.count):
+                state = next_state(chunk.chunk_id, chunk.state, ChunkMove.COVER)
+                images.append(self._put_chunk(replace(chunk, covered=covered, state=state)))
+            else:
+                images.append(self._put_chunk(replace(chunk, covered=covered)))
+        parts[commit.part.part_id] = commit.part
+        return (
+            *images,
+            self._put_batch(replace(batch, tally=tally)),
+            Image("parts", commit.part.part_id, commit.part, batch.batch_id),
+        )
+
+    def _replace_parts(self, change: c.PartsReplaced) -> tuple[Image, ...]:
+        parts = self.parts[change.batch_id]
+        missing = [part_id for part_id in change.replaced if part_id not in parts]
+        if missing:
+            raise IllegalMove(f"compaction of {change.batch_id} replaces unknown parts {missing}")
+        for part_id in change.replaced:
+            del parts[part_id]
+        parts[change.part.part_id] = change.part
+        return (
+            *(Image("parts", part_id, None, change.batch_id) for part_id in change.replaced),
+            Image("parts", change.part.part_id, change.part, change.batch_id),
+        )
+
+    # -- volatile changes ----------------------------------------------------------------------------------
+
+    def _apply_volatile(self, change: c.Change) -> None:
+        match change:
+            case c.EngineSeen(report, at_mono, starts):
+                self.engines[report.engine_id] = EngineEntry(report, at_mono, starts)
+            case c.EngineLost(engine_id):
+                self.engines[engine_id] = replace(self.engines[engine_id], lost=True)
+            case c.LeaseRenewed(chunk_id, deadline_mono):
+                self.lease_deadlines[chunk_id] = deadline_mono
+            case c.ChoreNoted(chore, None):
+                self.chores.pop(chore, None)
+            case c.ChoreNoted(chore, due_mono):
+                assert due_mono is not None
+                self.chores[chore] = due_mono
+            case c.DrainSet(on):
+                self.draining = on
+            case _:
+                raise IllegalMove(f"unknown change {type(change).__name__}")
+
+    # -- entities ------------------------------------------------------------------------------------------
+
+    def _leased(self, chunk_id: int, token: int) -> Chunk:
+        chunk = self.chunks.get(chunk_id)
+        if chunk is None or chunk.state is not ChunkState.LEASED or chunk.token != token:
+            raise IllegalMove(f"chunk {chunk_id} is not leased under token {token}")
+        return chunk
+
+    def _put_file(self, file: File) -> Image:
+        self.files[file.file_id] = file
+        return Image("files", file.file_id, file)
+
+    def _put_batch(self, batch: Batch) -> Image:
+        self.batches[batch.batch_id] = batch
+        if batch.active:
+            self.active[batch.batch_id] = None
+        else:
+            self.active.pop(batch.batch_id, None)
+        return Image("batches", batch.batch_id, batch)
+
+    def _put_chunk(self, chunk: Chunk) -> Image:
+        live = self.batch_chunks.setdefault(chunk.batch_id, {})
+        if chunk.state is ChunkState.COMPLETED:
+            self.chunks.pop(chunk.chunk_id, None)
+            live.pop(chunk.chunk_id, None)
+            self.lease_deadlines.pop(chunk.chunk_id, None)
+        else:
+            self.chunks[chunk.chunk_id] = chunk
+            live[chunk.chunk_id] = None
+        return Image("chunks", chunk.chunk_id, chunk)
+
+    def _counters(self) -> tuple[Image, Image]:
+        return (
+            Image("counters", "next_token", self.next_token),
+            Image("counters", "next_chunk_id", self.next_chunk_id),
+        )
+
+
+def check_invariants(state: State) -> None:
+    """Raises AssertionError when the state contradicts itself. For tests and the simulator."""
+    for batch in state.batches.values():
+        live = state.live_chunks(batch.batch_id)
+        missing = sum(chunk.missing.bit_count() for chunk in live)
+        assert batch.finished_rows + missing + (batch.total - batch.cursor) == batch.total, batch
+        assert 0 <= batch.cursor <= batch.total, batch
+        assert (batch.batch_id in state.active) == batch.active, batch
+        rows_in_parts = sum(
+            part.rows - len(part.masked) for part in state.parts.get(batch.batch_id, {}).values()
+        )
+        assert rows_in_parts == batch.finished_rows, (batch, rows_in_parts)
+        spans = sorted((chunk.first, chunk.first + chunk.count) for chunk in live)
+        assert all(left[1] <= right[0] for left, right in pairwise(spans)), spans
+        if not batch.active:
+            assert not live, (batch, live)
+    tokens = [chunk.token for chunk in state.chunks.values()]
+    assert len(tokens) == len(set(tokens)), tokens
+    assert all(token < state.next_token for token in tokens), tokens
+    for chunk_id in state.lease_deadlines:
+        assert state.chunks[chunk_id].state is ChunkState.LEASED, chunk_id
