@@ -1,1 +1,1 @@
-"""The shell: scheduler, engine and background chores as Ray runs them. The only part of raybatch that speaks Ray."""
+"""The shell: scheduler, engine and chores as Ray runs them. The only part of raybatch that speaks Ray."""

@@ -59,7 +59,7 @@ class EngineView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """``state``: serving, draining or disk_full. ``commits``: ticks remembered since the scheduler's start."""
+    """``state``: serving, draining or disk_full. ``commits``: since the scheduler's start."""
 
     version: str
     pid: int
@@ -73,7 +73,7 @@ class Overview:
 
 @dataclass(slots=True)
 class Remembered:
-    """The durable entities as of the last commit. Entities are immutable, so a reader never sees half a change."""
+    """The durable entities as of the last commit. A reader never sees half a change."""
 
     files: dict[str, File] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)

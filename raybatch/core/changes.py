@@ -5,7 +5,7 @@ volatile ones live in memory only and are rebuilt by the engines' next reports.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from raybatch.core.events import EngineReport
 from raybatch.core.model import Batch, File, LineError, PartFile, PartSlice
@@ -162,5 +162,5 @@ Change = DurableChange | VolatileChange
 DURABLE: Final[dict[str, type]] = {kind.__name__: kind for kind in DurableChange.__args__}
 
 
-def is_durable(change: Change) -> bool:
+def is_durable(change: Change) -> TypeGuard[DurableChange]:
     return type(change).__name__ in DURABLE

@@ -40,7 +40,7 @@ from raybatch.core.state import State
 def decide(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
     match event:
         case e.FileStored():
-            return Decision((c.FileAdded(event.file),), (cmd.Reply(event.reply_to, event.file),))
+            return _store_file(state, event)
         case e.FileDeletionAsked():
             return _delete_file(state, event)
         case e.BatchAsked():
@@ -75,6 +75,13 @@ def recover(state: State) -> Decision:
 
 
 # -- asked for ---------------------------------------------------------------------------------------------
+
+
+def _store_file(state: State, stored: e.FileStored) -> Decision:
+    known = state.files.get(stored.file.file_id)
+    if known is not None:
+        return Decision(commands=(cmd.Reply(stored.reply_to, known),))
+    return Decision((c.FileAdded(stored.file),), (cmd.Reply(stored.reply_to, stored.file),))
 
 
 def _create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) -> Decision:
@@ -114,6 +121,8 @@ def _create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy)
 
 
 def _same_request(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) -> Batch | None:
+    if asked.batch_id in state.batches:  # this very event was sent again
+        return state.batches[asked.batch_id]
     if asked.idempotency_key is None and not asked.is_retry:
         return None
     for batch in reversed(state.batches.values()):
@@ -220,7 +229,7 @@ def _commit_part(state: State, written: e.PartWritten, now: e.Now) -> Decision:
     if written.part.part_id in state.parts.get(batch.batch_id, {}):
         verdicts = tuple(cmd.Verdict.ALREADY for _ in written.slices)
         return Decision(commands=(cmd.Reply(written.reply_to, verdicts),))
-    verdicts = tuple(_verdict(state, piece) for piece in written.slices)
+    verdicts = tuple(_verdict(state, written, piece) for piece in written.slices)
     accepted = tuple(
         piece
         for piece, verdict in zip(written.slices, verdicts, strict=True)
@@ -238,16 +247,22 @@ def _commit_part(state: State, written: e.PartWritten, now: e.Now) -> Decision:
     return Decision((committed, done, *ended(batch, tally, now)), (reply,))
 
 
-def _verdict(state: State, piece: PartSlice) -> cmd.Verdict:
+def _verdict(state: State, written: e.PartWritten, piece: PartSlice) -> cmd.Verdict:
     """Only the newest token counts, and no row counts twice."""
     chunk = state.chunks.get(piece.chunk_id)
     if chunk is None or chunk.state is not ChunkState.LEASED or chunk.token != piece.token:
         return cmd.Verdict.STALE
-    if piece.first != chunk.first or piece.rows >> chunk.count:
+    if (chunk.batch_id, chunk.first) != (written.batch_id, piece.first) or piece.rows >> chunk.count:
         return cmd.Verdict.STALE
+    if sum(_overlap(other, piece) for other in written.slices) > 1:
+        return cmd.Verdict.STALE  # a row that lies in the file twice cannot be masked once
     if piece.rows.bit_count() != piece.tally.completed + piece.tally.failed:
         return cmd.Verdict.STALE
     return cmd.Verdict.ALREADY if piece.rows & chunk.covered else cmd.Verdict.ACCEPTED
+
+
+def _overlap(left: PartSlice, right: PartSlice) -> bool:
+    return left.chunk_id == right.chunk_id and left.rows & right.rows != 0
 
 
 def _masked(part: PartFile, slices: tuple[PartSlice, ...], verdicts: tuple[cmd.Verdict, ...]) -> PartFile:
@@ -263,6 +278,8 @@ def _masked(part: PartFile, slices: tuple[PartSlice, ...], verdicts: tuple[cmd.V
 def _replace_parts(state: State, compacted: e.PartsCompacted) -> Decision:
     done = c.ChoreNoted(compaction(compacted.batch_id), None)
     parts = state.parts.get(compacted.batch_id, {})
+    if compacted.part.part_id in parts:
+        return Decision((done,))
     if any(part_id not in parts for part_id in compacted.replaced):
         return Decision((done,), (cmd.RemoveParts(compacted.batch_id, (compacted.part.path,)),))
     replaced_paths = tuple(parts[part_id].path for part_id in compacted.replaced)

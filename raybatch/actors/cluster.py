@@ -1,0 +1,146 @@
+"""Start, look at and stop a home's cluster: what `raybatch up`, `status` and `down` stand on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Final
+
+from raybatch.actors.cluster_facts import (
+    ClusterFacts,
+    ProcessFacts,
+    processes,
+    read_facts,
+    reap,
+    running,
+    wait_gone,
+)
+from raybatch.actors.ports import check_free
+from raybatch.actors.supervisor import Supervisor, api_alive
+from raybatch.config import Home, Settings
+from raybatch.errors import OperatorError
+
+__all__ = ["ClusterFacts", "ProcessFacts", "down", "processes", "running", "up", "up_foreground"]
+
+START_MAX_S: Final = 180.0
+STOP_MAX_S: Final = 60.0
+Say = Callable[[str], None]
+
+
+def up(home: Home, settings: Settings, say: Say) -> ClusterFacts:
+    """Start a supervisor in the background; return once the API answers. The models may still be loading.
+
+    Raises OperatorError when this home runs already, the port is taken, or the cluster does not come up.
+    """
+    prepare(home, settings)
+    with (home.logs / "supervisor.log").open("ab") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "raybatch.actors.supervisor", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        return _wait_ready(home, supervisor, say)
+    except BaseException:
+        supervisor.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            supervisor.wait(timeout=STOP_MAX_S)
+        raise
+
+
+def up_foreground(home: Home, settings: Settings) -> None:
+    """Supervise in this process until SIGINT or SIGTERM."""
+    prepare(home, settings)
+    Supervisor(home, settings).run()
+
+
+def down(home: Home, now: bool, say: Say) -> bool:
+    """Stop this home's cluster and nothing else. Unless ``now``, engines first commit what they have finished.
+
+    Answers False when nothing ran; orphans of a crashed run are ended all the same.
+    """
+    facts = running(home)
+    if facts is None:
+        orphans = reap(home)
+        if orphans:
+            say(f"ended {orphans} processes that a crashed run left behind")
+        return orphans > 0
+    if not now and api_alive(facts.api_url):
+        say("draining: engines commit what they have finished")
+        _drain(home, facts)
+    say("stopping")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(facts.supervisor_pid, signal.SIGTERM)
+    if not wait_gone(facts.supervisor_pid, STOP_MAX_S):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(facts.supervisor_pid, signal.SIGKILL)
+    reap(home)
+    return True
+
+
+def prepare(home: Home, settings: Settings) -> None:
+    """Directories, secrets and settings, in place before anything starts."""
+    if running(home) is not None:
+        raise OperatorError(
+            f"{home.root} is running already: see `raybatch status`, or `raybatch down` first"
+        )
+    home.make()
+    reap(home)
+    check_free(settings.api.host, settings.api.port)
+    for name in ("ray_token", "admin_token"):
+        path = home.run / name
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+    home.save(settings)
+
+
+def admin(home: Home, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask the API's local admin door. Raises OSError when it does not answer."""
+    token = (home.run / "admin_token").read_text().strip()
+    request = urllib.request.Request(
+        f"{url}/admin/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes], say: Say) -> ClusterFacts:
+    deadline_mono = time.monotonic() + START_MAX_S
+    said = ""
+    while time.monotonic() < deadline_mono:
+        facts = read_facts(home)
+        mine = facts is not None and facts.supervisor_pid == supervisor.pid
+        if facts is not None and mine and facts.message != said:
+            said = facts.message
+            say(said)
+        if facts is not None and mine and facts.phase == "ready":
+            return facts
+        if supervisor.poll() is not None or (facts is not None and mine and facts.phase == "failed"):
+            raise OperatorError(f"raybatch did not start: {said or 'see the log'}. Logs: {home.logs}")
+        time.sleep(0.1)
+    raise OperatorError(f"the API did not answer within {START_MAX_S:.0f} s. Logs: {home.logs}")
+
+
+def _drain(home: Home, facts: ClusterFacts) -> None:
+    deadline_mono = time.monotonic() + home.load().engine.drain_s + 10.0
+    with contextlib.suppress(OSError):
+        admin(home, facts.api_url, "drain", {"on": True})
+        while time.monotonic() < deadline_mono:
+            overview = admin(home, facts.api_url, "overview")
+            engines = overview.get("overview", overview)["engines"]
+            if all(engine["held_rows"] == 0 or engine["lost"] for engine in engines):
+                return
+            time.sleep(0.2)

@@ -1,0 +1,126 @@
+"""The scheduler's way out, through Ray: chores run as Ray tasks, engines are woken by name.
+
+Commands may be lost: a chore that breaks is reported to the scheduler and started again, a wake-up that does
+not arrive is made good by the engine's next report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import ray
+
+from raybatch.actors import chores
+from raybatch.actors.scheduler_port import SchedulerPort
+from raybatch.config import Home
+from raybatch.core import chores as names
+from raybatch.core import commands as cmd
+from raybatch.core.events import ChoreBroke, Event
+from raybatch.core.model import Batch
+from raybatch.storage.blobs import BlobStore
+
+CHORES_AT_ONCE: Final = 2  #: each is a process of its own
+REMOVAL_GRACE_S: Final = 120.0  #: readers of an older manifest may still stream the bytes
+BROKEN_WAIT_S: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class RayGateway:
+    """On the scheduler's event loop. ``batch_of`` looks up a remembered batch."""
+
+    def __init__(self, home: Home, batch_of: Callable[[str], Batch]) -> None:
+        self._home = home
+        self._batch_of = batch_of
+        self._slots = asyncio.Semaphore(CHORES_AT_ONCE)
+        self._background: set[asyncio.Task[None]] = set()
+        self._scheduler: SchedulerPort | None = None
+
+    def serve(self, scheduler: SchedulerPort) -> None:
+        """To whom chores report."""
+        self._scheduler = scheduler
+
+    def send(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.StartIntake(batch_id):
+                batch = self._batch_of(batch_id)
+                self._start(names.intake(batch_id), _intake, str(self._home.root), batch)
+            case cmd.StartClosing(batch_id, code, leases):
+                chore = names.closing(batch_id)
+                self._start(chore, _closing, str(self._home.root), code, leases, chore)
+            case cmd.StartCompaction(batch_id, parts):
+                self._start(names.compaction(batch_id), _compaction, str(self._home.root), batch_id, parts)
+            case cmd.WakeEngines(model):
+                self._spawn(self._wake(model))
+            case cmd.RemoveBlob(file_id):
+                BlobStore(self._home.files).remove(file_id)
+            case cmd.RemoveParts(_, paths):
+                loop = asyncio.get_running_loop()
+                loop.call_later(REMOVAL_GRACE_S, self._remove, paths)
+
+    def _start(self, chore: str, work: Callable[..., list[Event]], *args: Any) -> None:
+        self._spawn(self._run(chore, work, args))
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _run(self, chore: str, work: Callable[..., list[Event]], args: tuple[Any, ...]) -> None:
+        assert self._scheduler is not None
+        try:
+            async with self._slots:
+                events: list[Event] = await _remote(work).options(name=chore).remote(*args)
+            for event in events:
+                await self._scheduler.ask(event)
+        except Exception as error:
+            log.exception("%s broke", chore)
+            await asyncio.sleep(BROKEN_WAIT_S)
+            await self._scheduler.ask(ChoreBroke(chore, str(error)))
+
+    async def _wake(self, model: str) -> None:
+        for engine_id in engine_ids(self._home, model):
+            try:
+                engine = ray.get_actor(engine_id, namespace=NAMESPACE)
+            except ValueError:
+                continue
+            engine.wake.remote()
+
+    def _remove(self, paths: tuple[str, ...]) -> None:
+        for path in paths:
+            (self._home.root / path).unlink(missing_ok=True)
+
+
+NAMESPACE: Final = "raybatch"
+
+
+def engine_ids(home: Home, model: str | None = None) -> list[str]:
+    """Actor names of the engines the settings ask for; of one model when given."""
+    settings = home.load()
+    return [
+        f"engine-{model_number}-{replica}"
+        for model_number, known in enumerate(settings.models)
+        for replica in range(settings.engine.replicas)
+        if model in (None, *known.names)
+    ]
+
+
+@cache
+def _remote(chore: Callable[..., list[Event]]) -> Any:
+    return ray.remote(num_cpus=0, max_retries=0)(chore)
+
+
+def _intake(home_root: str, batch: Batch) -> list[Event]:
+    return [chores.intake(Home.find(home_root), batch)]
+
+
+def _closing(home_root: str, code: str, leases: tuple[cmd.Lease, ...], chore: str) -> list[Event]:
+    return list(chores.closing(Home.find(home_root), code, leases, chore))
+
+
+def _compaction(home_root: str, batch_id: str, parts: tuple[Any, ...]) -> list[Event]:
+    return [chores.compaction(Home.find(home_root), batch_id, parts)]

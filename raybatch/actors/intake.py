@@ -1,0 +1,216 @@
+"""Intake: one pass over an upload that finds every fault and writes where each request lies.
+
+Flat in memory whatever the upload's size, and idempotent: it may be killed and run again at any time.
+Refuses to change the upload, to run anything, and to know about Ray: the caller wraps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raybatch.core.model import LineError
+from raybatch.storage.request_index import IndexEntry, IndexReader, IndexWriter
+from raybatch.wire.batch_faults import (
+    duplicate_custom_id,
+    empty_file,
+    line_too_long,
+    mismatched_model,
+    too_many_tasks,
+)
+from raybatch.wire.custom_ids import CustomIds, Repeats
+from raybatch.wire.jsonl import Line, read_lines
+from raybatch.wire.request_line import BadLine, CheckedLine, LineChecker
+
+ERRORS_KEPT_MAX = 100
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    requests_max: int = 1_000_000
+    line_bytes_max: int = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeReport:
+    """What an upload holds. With ``errors`` the batch fails and there is no index."""
+
+    total: int  #: requests, bad ones included, blank lines not
+    model: str | None  #: canonical id; None when no line is a good request
+    sha256: str  #: of the whole upload, hex
+    errors: tuple[LineError, ...]  #: in line order, the first ``ERRORS_KEPT_MAX``
+    errors_total: int
+    expected_tokens: int  #: of the requests that can run
+    bytes: int
+    refused: int = 0  #: index rows that carry an error instead of a request to run
+
+
+def take_in(
+    blob: Path,
+    index_path: Path,
+    *,
+    endpoint: str,
+    models: Mapping[str, str],
+    limits: IntakeLimits,
+    strict: bool = True,
+) -> IntakeReport:
+    """Check every line of ``blob`` and write the index of its requests to ``index_path``.
+
+    ``models`` maps served names and aliases to canonical ids. Strict: any fault fails the batch. Otherwise a
+    bad line becomes an index row that carries its first error, and only a fault of the whole upload fails.
+    """
+    upload = _Upload(blob)
+    reading = _Reading(LineChecker(endpoint, models), limits)
+    with IndexWriter(index_path) as index:
+        for line in read_lines(upload.blocks(), limits.line_bytes_max):
+            entry = reading.take(line)
+            if entry is not None:
+                index.add(entry)
+    repeats = reading.repeats(index_path)
+    errors, errors_total = reading.errors(repeats, index_path, strict)
+    if errors:
+        index_path.unlink()
+    elif len(repeats.row):
+        reading.refuse(repeats, index_path)
+    return IntakeReport(
+        total=reading.total,
+        model=reading.model,
+        sha256=upload.sha256,
+        errors=errors,
+        errors_total=errors_total,
+        expected_tokens=reading.expected_tokens,
+        bytes=upload.bytes,
+        refused=0 if errors else reading.refused,
+    )
+
+
+class _Upload:
+    """The blob's blocks, counted and hashed as they are read."""
+
+    def __init__(self, blob: Path) -> None:
+        self._blob = blob
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def blocks(self) -> Iterator[bytes]:
+        with self._blob.open("rb", buffering=0) as file:
+            while block := file.read(READ_BYTES):
+                self._digest.update(block)
+                self.bytes += len(block)
+                yield block
+
+
+class _Reading:
+    """What the pass has seen so far."""
+
+    def __init__(self, checker: LineChecker, limits: IntakeLimits) -> None:
+        self._checker = checker
+        self._limits = limits
+        self._custom_ids = CustomIds()
+        self._line_numbers = array("q")  #: by row of the index
+        self._line_errors: list[LineError] = []  #: the first of them
+        self._line_errors_total = 0
+        self.total = 0
+        self.refused = 0
+        self.model: str | None = None
+        self.expected_tokens = 0
+
+    def take(self, line: Line) -> IndexEntry | None:
+        """The line's row, or None past the largest number of requests: those are only counted."""
+        self.total += 1
+        if self.total > self._limits.requests_max:
+            return None
+        checked = self._check(line)
+        self._custom_ids.add(checked.custom_id)
+        self._line_numbers.append(line.number)
+        length = 0 if line.text is None else line.length
+        place = self.total - 1, line.offset, length, line.number, checked.custom_id
+        if isinstance(checked, CheckedLine):
+            self.expected_tokens += checked.expected_tokens
+            return IndexEntry(*place, checked.expected_tokens)
+        self._keep(checked.errors)
+        self.refused += 1
+        first = checked.errors[0]
+        return IndexEntry(*place, 0, first.code, first.message, first.param)
+
+    def repeats(self, index_path: Path) -> Repeats:
+        with IndexReader(index_path) as index:
+            return self._custom_ids.repeats(entry.custom_id for entry in index)
+
+    def errors(self, repeats: Repeats, index_path: Path, strict: bool) -> tuple[tuple[LineError, ...], int]:
+        """What the batch fails for: the first errors in line order, and how many there are."""
+        errors = list(self._upload_errors())
+        total = len(errors)
+        if strict:
+            errors += self._line_errors
+            errors += self._duplicates(repeats, index_path)
+            total += self._line_errors_total + len(repeats.row)
+        errors.sort(key=lambda error: error.line or 0)  # stable: one line's errors stay in their order
+        return _capped(errors, total), total
+
+    def refuse(self, repeats: Repeats, index_path: Path) -> None:
+        """Turn every repeated use of a custom_id into a row that carries the error."""
+        pending = zip(repeats.row.tolist(), repeats.first_row.tolist(), strict=True)
+        row, first_row = next(pending)
+        with IndexReader(index_path) as index, IndexWriter(index_path) as rewritten:
+            for entry in index:
+                if entry.index == row:
+                    entry = self._refused_duplicate(entry, first_row)
+                    row, first_row = next(pending, (-1, -1))
+                rewritten.add(entry)
+
+    def _check(self, line: Line) -> CheckedLine | BadLine:
+        if line.text is None:
+            error = line_too_long(line.number, line.length, self._limits.line_bytes_max)
+            return BadLine(None, (error,))
+        checked = self._checker.check(line.text, line.number)
+        if isinstance(checked, CheckedLine):
+            self.model = self.model or checked.model
+            if checked.model != self.model:
+                return BadLine(checked.custom_id, (mismatched_model(line.number, checked.model_named),))
+        return checked
+
+    def _keep(self, errors: tuple[LineError, ...]) -> None:
+        self._line_errors_total += len(errors)
+        self._line_errors += errors[: ERRORS_KEPT_MAX - len(self._line_errors)]
+
+    def _upload_errors(self) -> Iterator[LineError]:
+        if self.total == 0:
+            yield empty_file()
+        if self.total > self._limits.requests_max:
+            yield too_many_tasks(self.total, self._limits.requests_max)
+
+    def _duplicates(self, repeats: Repeats, index_path: Path) -> Iterator[LineError]:
+        with IndexReader(index_path) as index:
+            rows = repeats.row[:ERRORS_KEPT_MAX].tolist()
+            for row, first_row in zip(rows, repeats.first_row.tolist(), strict=False):
+                yield self._duplicate(index.rows(row, 1)[0], first_row)
+
+    def _duplicate(self, entry: IndexEntry, first_row: int) -> LineError:
+        return duplicate_custom_id(entry.line_number, entry.custom_id or "", self._line_numbers[first_row])
+
+    def _refused_duplicate(self, entry: IndexEntry, first_row: int) -> IndexEntry:
+        if entry.error_code is not None:
+            return entry
+        self.refused += 1
+        self.expected_tokens -= entry.expected_tokens
+        error = self._duplicate(entry, first_row)
+        return entry._replace(
+            expected_tokens=0, error_code=error.code, error_message=error.message, error_param=error.param
+        )
+
+
+def _capped(errors: list[LineError], total: int) -> tuple[LineError, ...]:
+    if total <= ERRORS_KEPT_MAX:
+        return tuple(errors)
+    *kept, last = errors[:ERRORS_KEPT_MAX]
+    message = f"{last.message} (These are the first {ERRORS_KEPT_MAX} of {total:,} errors.)"
+    return *kept, replace(last, message=message)

@@ -1,0 +1,90 @@
+"""The scheduler as a detached Ray actor: a mailbox in front of ``Scheduler``, nothing else.
+
+Its constructor never raises, for Ray would then give the actor up for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+from raybatch import errors
+from raybatch.actors.gateway import NAMESPACE, RayGateway
+from raybatch.actors.own_loop import OwnLoop
+from raybatch.actors.scheduler import Scheduler
+from raybatch.actors.versions import code_version
+from raybatch.config import Home
+from raybatch.core.commands import Rejection
+from raybatch.core.events import Event
+from raybatch.ledger.durable import DurableMemory
+from raybatch.telemetry import log_to_stderr
+
+SCHEDULER_NAME = "scheduler"
+CALLS_AT_ONCE = 1000
+
+log = logging.getLogger(__name__)
+
+
+class SchedulerActor:
+    def __init__(self, home_root: str) -> None:
+        log_to_stderr()
+        self._home = Home.find(home_root)
+        self._loop = OwnLoop("scheduler")
+        self._scheduler: Scheduler | None = None
+        self._loop.start(self._run())
+
+    async def ask(self, event: Event) -> Any:
+        """The reply's value, or a Rejection: exceptions of ours do not travel through Ray."""
+        return await self._loop.do(self._answered("ask", event))
+
+    async def read(self, what: str, *args: Any) -> Any:
+        return await self._loop.do(self._answered("read", what, *args))
+
+    async def version(self) -> str:
+        return code_version()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def _run(self) -> None:
+        try:
+            settings = self._home.load()
+            gateway = RayGateway(self._home, lambda batch_id: scheduler.known_batch(batch_id))
+            scheduler = Scheduler(
+                lambda: DurableMemory(self._home.ledger), gateway, settings.scheduler, self._home.root
+            )
+            gateway.serve(scheduler)
+            self._scheduler = scheduler
+            await scheduler.run()
+        except BaseException:
+            log.exception("the scheduler's loop ended")
+            logging.shutdown()
+            os._exit(1)
+
+    async def _answered(self, call: str, *args: Any) -> Any:
+        if self._scheduler is None:
+            return Rejection("Unavailable", "The scheduler is starting.", retry_after_s=1)
+        try:
+            return await getattr(self._scheduler, call)(*args)
+        except errors.RaybatchError as error:
+            kind = type(error).__name__
+            retry_after_s = error.retry_after_s if isinstance(error, errors.Refused) else None
+            return Rejection(kind, error.message, error.param, error.code, retry_after_s)
+
+
+def ensure_scheduler(home: Home) -> Any:
+    """The one scheduler of this cluster, created when there is none, recycled when its code is old."""
+    remote = ray.remote(SchedulerActor).options(
+        name=SCHEDULER_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=CALLS_AT_ONCE,
+        num_cpus=0,
+    )
+    return remote.remote(str(home.root))
