@@ -65,7 +65,7 @@ def up_foreground(home: Home, settings: Settings) -> None:
 
 
 def down(home: Home, now: bool, say: Say) -> bool:
-    """Stop this home's cluster and nothing else. Unless ``now``, engines first commit what they have finished.
+    """Stop this home's cluster and nothing else. Unless ``now``, engines first commit what is finished.
 
     Answers False when nothing ran; orphans of a crashed run are ended all the same.
     """

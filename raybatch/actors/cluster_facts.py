@@ -81,7 +81,7 @@ def running(home: Home) -> ClusterFacts | None:
 
 @contextlib.contextmanager
 def try_lock(home: Home) -> Iterator[IO[str] | None]:
-    """The supervisor's lock, or None when another process has it. The kernel frees it when its holder dies."""
+    """The supervisor's lock, or None when another process has it. The kernel frees it when that dies."""
     home.run.mkdir(parents=True, exist_ok=True)
     with (home.run / "supervisor.lock").open("w") as lock:
         try:
@@ -95,13 +95,15 @@ def try_lock(home: Home) -> Iterator[IO[str] | None]:
 def processes(home: Home) -> list[ProcessFacts]:
     """Every live process of this home's cluster, oldest first."""
     found = []
-    for process in _own(home):
+    facts = running(home)
+    supervisor = [psutil.Process(facts.supervisor_pid)] if facts is not None else []
+    for process in (*supervisor, *_own(home)):
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline()) or process.name()
             found.append(
                 ProcessFacts(
                     pid=process.pid,
-                    role=_role(command, process),
+                    role="supervisor" if process in supervisor else _role(command, process),
                     rss_bytes=process.memory_info().rss,
                     started_at=process.create_time(),
                     command=command[:200],
@@ -155,8 +157,7 @@ def _own(home: Home) -> list[psutil.Process]:
 
 def _role(command: str, process: psutil.Process) -> str:
     for word, role in (
-        ("raybatch.actors.supervisor", "supervisor"),
-        ("raybatch.actors.bootstrap", "supervisor"),
+        ("serve_app.bootstrap", "other"),
         ("ray::SchedulerActor", "scheduler"),
         ("ray::EngineActor", "engine"),
         ("ray::ServeReplica", "replica"),
@@ -167,7 +168,8 @@ def _role(command: str, process: psutil.Process) -> str:
         ("ray::compaction", "chore"),
         ("echo_child", "engine-child"),
         ("VLLM::", "engine-child"),
-        ("dashboard", "dashboard"),
+        ("ray/dashboard", "dashboard"),
+        ("ray::DashboardAgent", "dashboard"),
     ):
         if word in command:
             return role

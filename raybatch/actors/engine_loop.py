@@ -1,7 +1,8 @@
 """An engine's life: load, ask for rows, run them, commit what is finished, give back the rest.
 
-Knows nothing of Ray. Three coroutines share one RowWindow: reports (heartbeat and orders), the window's own rows, and commits. The
-scheduler may be away for a while: rows go on, reports and commits are sent again until they are answered.
+Knows nothing of Ray. Three coroutines share one RowWindow: reports (heartbeat and orders), the window's own
+rows, and commits. The scheduler may be away for a while: rows go on, reports and commits are sent again until
+they are answered.
 """
 
 from __future__ import annotations

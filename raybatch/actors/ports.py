@@ -31,7 +31,8 @@ def check_free(host: str, port: int) -> None:
             listener.bind((host, port))
         except OSError as error:
             raise OperatorError(
-                f"port {port} on {host} is taken{_by_whom(port)}: {error.strerror}. Choose another with --port"
+                f"port {port} on {host} is taken{_by_whom(port)}: {error.strerror}. "
+                "Choose another with --port"
             ) from None
 
 

@@ -1,7 +1,8 @@
 """The engine's rows: a window kept full across leases and batches, with no barrier anywhere.
 
 As a row finishes, the next one enters in the order the leases came. Finished rows gather per batch until
-they are written as one part. Refuses to talk to the scheduler: ``leases`` come in, ``take_finished`` gives rows out.
+they are written as one part. Refuses to talk to the scheduler: ``add`` takes leases in, ``take_finished``
+gives rows out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keeps one home's cluster alive: starts head, scheduler, engines and HTTP door, and starts again what dies.
 
-``python -m raybatch.actors.supervisor HOME``: the background form of ``raybatch up``. It holds the home's lock as
-long as it lives and never imports ray, so that watching costs little.
+``python -m raybatch.actors.supervisor HOME``: the background form of ``raybatch up``. It holds the home's lock
+as long as it lives and never imports ray, so that watching costs little.
 """
 
 from __future__ import annotations
@@ -125,19 +125,21 @@ class Supervisor:
             self._check_head()
             with (self._home.logs / "bootstrap.log").open("ab") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "raybatch.actors.bootstrap", str(self._home.root)],
+                    [sys.executable, "-m", "serve_app.bootstrap", str(self._home.root)],
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                 )
-            while process.poll() is None and not self._stop.is_set():
-                self._stop.wait(0.1)
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-                return
-            if process.returncode == 0:
+            try:
+                while process.poll() is None and not self._stop.is_set():
+                    self._check_head()
+                    self._stop.wait(0.1)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            if process.returncode == 0 or self._stop.is_set():
                 return
             if time.monotonic() > deadline_mono:
                 raise OperatorError(

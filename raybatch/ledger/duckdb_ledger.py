@@ -1,16 +1,18 @@
 """The ledger in one DuckDB file: one connection, one thread, one transaction per tick.
 
-Rows are chunk-sized, never request-sized, and written set-wise: delete the touched keys, insert their images. The
-cost is per statement, so a tick pays a handful of statements however many chunks it moved. It refuses to be shared:
-while the scheduler has it open no other process can.
+Rows are chunk-sized, never request-sized, and written set-wise: delete the touched keys, insert their images.
+The cost is per statement and per bound value (the driver looks for pandas once for each), so a tick pays a
+handful of statements with one JSON document each, however many chunks it moved. It refuses to be shared: while
+the scheduler has it open no other process can.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
@@ -27,6 +29,7 @@ class DuckDBLedger:
         """Opens or creates the file. Raises Corrupt when it is not a ledger of this version."""
         self._path = path
         self._con = self._open()
+        self._seq = self._applied_seq()
 
     def load(self) -> Remembered:
         images: list[Image] = []
@@ -37,10 +40,10 @@ class DuckDBLedger:
             rows = self._con.execute(f"SELECT {columns} FROM {table.name}{live} ORDER BY {order}").fetchall()
             names = [name for name, _ in table.columns]
             images.extend(table.image_of(dict(zip(names, row, strict=True))) for row in rows)
-        return Remembered(self._applied_seq(), tuple(images))
+        return Remembered(self._seq, tuple(images))
 
     def commit(self, seq: int, images: tuple[Image, ...]) -> None:
-        if seq <= self._applied_seq():
+        if seq <= self._seq:
             return
         try:
             self._con.execute("BEGIN TRANSACTION")
@@ -48,6 +51,7 @@ class DuckDBLedger:
                 self._put(TABLES[name], by_key)
             self._con.execute("UPDATE applied SET seq = ?", [seq])
             self._con.execute("COMMIT")
+            self._seq = seq
         except duckdb.Error as error:
             with contextlib.suppress(duckdb.Error):
                 self._con.execute("ROLLBACK")
@@ -61,6 +65,7 @@ class DuckDBLedger:
         with contextlib.suppress(duckdb.Error):
             self._con.close()
         self._con = self._open()
+        self._seq = self._applied_seq()
 
     def close(self) -> None:
         self._con.close()
@@ -93,16 +98,19 @@ class DuckDBLedger:
         return int(row[0])
 
     def _put(self, table: Table, by_key: dict[str | int, Image]) -> None:
-        keys: list[Any] = list(by_key)
+        keys = f"""SELECT unnest(from_json(?, '["{table.key_type}"]'))"""
         self._con.execute(
-            f"DELETE FROM {table.name} WHERE {table.key} IN (SELECT unnest(?::{table.key_type}[]))", [keys]
+            f"DELETE FROM {table.name} WHERE {table.key} IN ({keys})", [json.dumps(list(by_key))]
         )
-        rows = [table.row_of(image) for image in by_key.values() if image.entity is not None]
-        if not rows:
-            return
-        values = ", ".join(f"unnest(?::{kind}[])" for _, kind in table.columns)
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        self._con.execute(f"INSERT INTO {table.name} SELECT {values}", columns)
+        names = [name for name, _ in table.columns]
+        images = [image for image in by_key.values() if image.entity is not None]
+        if images:
+            rows = [dict(zip(names, table.row_of(image), strict=True)) for image in images]
+            shape = json.dumps([dict(table.columns)])
+            structs = f"SELECT unnest(from_json(?, '{shape}')) AS image"
+            self._con.execute(
+                f"INSERT INTO {table.name} SELECT unnest(image) FROM ({structs})", [json.dumps(rows)]
+            )
 
 
 def _is_disk_full(error: duckdb.Error) -> bool:

@@ -25,9 +25,15 @@ class DurableMemory:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._reserve = directory / "reserve"
-        self._journal = Journal(directory / "journal")
         self._path = directory / "ledger.duckdb"
-        self._ledger: Ledger = _open_ledger(self._path)
+        self._ledger: Ledger = _open_ledger(
+            self._path
+        )  # first: its lock keeps another process off the journal
+        try:
+            self._journal = Journal(directory / "journal")
+        except BaseException:
+            self._ledger.close()
+            raise
         self._ledger_due = False  #: the ledger failed after the journal had the tick
 
     def load(self) -> State:
@@ -104,7 +110,7 @@ def _open_ledger(path: Path) -> Ledger:
     try:
         return DuckDBLedger(path)
     except Corrupt as damage:
-        if "lock" in damage.message.lower():  # another process has it open: not damage
+        if "Could not set lock" in damage.message:  # another process has it open: not damage
             raise
         _set_aside(path, damage.message)
         return DuckDBLedger(path)

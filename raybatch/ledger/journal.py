@@ -1,8 +1,8 @@
 """The journal: every tick's changes, on disk before the ledger hears of them.
 
-A directory of segments ``<first seq>.journal``. A segment is a run of lines ``<crc32> <bytes> <JSON>``; its first is a
-snapshot of everything remembered before it, so the newest segment alone can make the ledger again. Appends are
-fsynced. A torn last line was never acknowledged and is cut off; any other damage is refused, never skipped.
+A directory of segments ``<first seq>.journal``. A segment is a run of lines ``<crc32> <bytes> <JSON>``; its first
+is a snapshot of everything remembered before it, so the newest segment alone can make the ledger again. Appends
+are fsynced. A torn last line was never acknowledged and is cut off; any other damage is refused, never skipped.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Journal:
         self._segment_bytes_max = segment_bytes_max
         self._segment: FileIO | None = None
         self._good_bytes = 0  #: of the open segment: everything below is whole records
+        self._snapshot_bytes = 0  #: of the open segment: its first record
         self.last_seq = 0
         directory.mkdir(parents=True, exist_ok=True)
         segments = self._segments()
@@ -65,7 +66,7 @@ class Journal:
 
     @property
     def wants_segment(self) -> bool:
-        return self._segment is None or self._good_bytes > self._segment_bytes_max
+        return self._segment is None or self._good_bytes - self._snapshot_bytes > self._segment_bytes_max
 
     def start_segment(self, seq: int, images: tuple[Image, ...], at: float) -> None:
         """A new segment that begins with a snapshot as of ``seq``; the newest two segments are kept."""
@@ -85,6 +86,7 @@ class Journal:
         temporary.replace(path)
         self._sync_directory()
         self._segment = segment
+        self._snapshot_bytes = self._good_bytes
         self.last_seq = max(self.last_seq, seq)
         if previous is not None:
             previous.close()
@@ -92,17 +94,20 @@ class Journal:
             old.unlink()
 
     def replay(self, after_seq: int) -> Iterator[Record]:
-        """Records newer than ``after_seq``, led by a snapshot when the records alone do not reach back so far."""
+        """Records newer than ``after_seq``, led by a snapshot when records alone do not reach back so far."""
         segments = self._segments()
         usable = [path for path in segments if int(path.stem) <= after_seq]
         start = segments.index(usable[-1]) if usable else max(len(segments) - 1, 0)
         reached = after_seq
         for path in segments[start:]:
             for _, record in _read(path, tolerate_torn_tail=path == segments[-1]):
-                if record.snapshot is not None:
+                if record.snapshot is not None and path == segments[start]:
                     if record.seq > reached:
                         yield record
                         reached = record.seq
+                elif record.snapshot is not None:
+                    if record.seq != reached:
+                        raise Corrupt(f"{path} begins after {record.seq}, not {reached}: records are missing")
                 elif record.seq > reached:
                     if record.seq != reached + 1:
                         raise Corrupt(f"{path}: record {record.seq} follows {reached}: records are missing")
@@ -117,7 +122,10 @@ class Journal:
     def _resume(self, path: Path) -> None:
         for end, record in _read(path, tolerate_torn_tail=True):
             self._good_bytes = end
+            self._snapshot_bytes = self._snapshot_bytes or end
             self.last_seq = max(self.last_seq, record.seq)
+        if self._good_bytes == 0:  # a segment gets its name after its snapshot was fsynced
+            raise Corrupt(f"{path}: the snapshot at byte 0 is cut short: restore this file from a copy")
         self._segment = FileIO(path, "r+")
         self._segment.truncate(self._good_bytes)
         self._segment.seek(self._good_bytes)
@@ -192,12 +200,11 @@ def _read(path: Path, *, tolerate_torn_tail: bool) -> Iterator[tuple[int, Record
         for line in segment:
             body = _checked(line)
             if body is None:
-                torn = not line.endswith(b"\n") and tolerate_torn_tail
-                if torn:
+                if tolerate_torn_tail and _torn(line):
                     return
                 raise Corrupt(
-                    f"{path}: the record at byte {offset} does not match its checksum. The journal is damaged: "
-                    f"restore this file from a copy"
+                    f"{path}: the record at byte {offset} does not match its checksum. The journal is "
+                    f"damaged: restore this file from a copy"
                 )
             offset += len(line)
             yield offset, _decode(body)
@@ -213,3 +220,10 @@ def _checked(line: bytes) -> bytes | None:
     if len(body) != int(length) or head != b"%08x" % zlib.crc32(body):
         return None
     return body
+
+
+def _torn(line: bytes) -> bool:
+    """Cut short, as a crash leaves the last append; a line of full length without its newline is damage."""
+    length, _, body = line.partition(b" ")[2].partition(b" ")
+    whole = length.isdigit() and len(body) > int(length)
+    return not line.endswith(b"\n") and not whole

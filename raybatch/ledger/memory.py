@@ -1,4 +1,4 @@
-"""The ledger's in-memory twin: the same promises without a disk. Used by the simulator and by tests of the shell."""
+"""The ledger's in-memory twin: the same promises without a disk, for the simulator and tests of the shell."""
 
 from __future__ import annotations
 

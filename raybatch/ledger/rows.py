@@ -1,4 +1,4 @@
-"""How entities look as ledger rows. One list per table, so that columns, types and order cannot drift apart."""
+"""How entities look as ledger rows. One list per table, so that columns, types and order cannot drift."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Make a running Ray cluster a raybatch: scheduler, engines, HTTP door. Idempotent; run in a process of its own.
+"""Make a running Ray cluster a raybatch: scheduler, engines, HTTP door. Idempotent; a process of its own.
 
-``python -m raybatch.actors.bootstrap HOME``: the supervisor calls it after every start of the head and whenever
+``python -m serve_app.bootstrap HOME``: the supervisor calls it after every start of the head and whenever
 something that Ray itself does not bring back has gone.
 """
 
@@ -19,6 +19,7 @@ from raybatch.actors.scheduler_actor import SCHEDULER_NAME, ensure_scheduler
 from raybatch.actors.versions import code_version
 from raybatch.config import Home
 from raybatch.telemetry import log_to_stderr
+from serve_app.deployment import deploy
 
 VERSION_MAX_S = 60.0
 
@@ -36,8 +37,6 @@ def main() -> None:
         _retire_old(name)
     ensure_scheduler(home)
     ensure_engines(home)
-    from serve_app.deployment import deploy
-
     deploy(home, settings)
 
 

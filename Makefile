@@ -1,0 +1,35 @@
+# Everything one needs to type. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PYTHON
+
+.PHONY: help install demo test lint format lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install:  ## make .venv from the lock that fits this machine (RAYBATCH_LOCK=cpu or gpu, PYTHON=...)
+	@bash requirements/install.sh
+
+demo: install  ## a batch from upload to results, on the model that comes with the installation
+	.venv/bin/raybatch demo
+
+test: install lint  ## everything that can be checked on this machine
+	.venv/bin/pytest
+
+lint: install  ## style, types and who may import whom
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --verbose
+
+format: install  ## let ruff rewrite what it can
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+lock: install  ## resolve requirements/cpu.txt and requirements/gpu.txt anew
+	@bash requirements/lock.sh
+
+clean:  ## remove what was built in this checkout
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

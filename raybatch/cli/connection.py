@@ -1,0 +1,182 @@
+"""The way from a command to a raybatch: the home, the URL, the key, and what went wrong in one clear line.
+
+Refuses to retry: a command that outlives a restart of the server asks again itself (``watch`` does).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from raybatch import errors
+from raybatch.config import ApiSettings, Home
+from raybatch.errors import OperatorError, RaybatchError, Unavailable
+
+if TYPE_CHECKING:
+    import httpx
+    import openai
+
+Json = dict[str, Any]
+
+CONNECT_MAX_S = 5.0
+ANSWER_MAX_S = 120.0  #: between two pieces of an answer
+_KINDS = (errors.BadRequest, errors.Unauthorized, errors.NotFound, errors.Conflict, errors.TooLarge)
+
+
+class Unreachable(OperatorError):
+    """Nothing answers at the URL: not yet, or not any more."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    home: Home
+    url: str  #: without a slash at its end
+    api_key: str | None
+
+    @classmethod
+    def find(cls, home: str | None, url: str | None, api_key: str | None) -> Connection:
+        """``url`` when given, else where this home's settings say its API listens."""
+        found = Home.find(home)
+        return cls(found, (url or own_url(found)).rstrip("/"), api_key)
+
+    @classmethod
+    def of(cls, ctx: typer.Context) -> Connection:
+        """The one the global options name."""
+        return ctx.ensure_object(cls)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON answered. Raises Unreachable, Unavailable or the ClientError the server names."""
+        return self._json("GET", path, self.api_key, query)
+
+    def post(self, path: str) -> Any:
+        """As ``get``."""
+        return self._json("POST", path, self.api_key, {})
+
+    def admin(self, method: str, path: str) -> Any:
+        """As ``get``, with the token that only the owner of the home can read."""
+        token_path = self.home.run / "admin_token"
+        try:
+            token = token_path.read_text().strip()
+        except OSError as error:
+            raise OperatorError(
+                f"cannot read {token_path} ({error.strerror}): run this on the machine and as the user"
+                " that ran `raybatch up`, with the same --home"
+            ) from None
+        return self._json(method, path, token, {})
+
+    @contextmanager
+    def download(self, path: str, **query: Any) -> Iterator[Iterator[bytes]]:
+        """The answer's bytes, piece by piece. A connection that breaks off raises Unreachable."""
+        with (
+            self._explained(),
+            self._http.stream("GET", path, params=query, headers=_bearer(self.api_key)) as answer,
+        ):
+            if answer.status_code >= 400:
+                raise self._refusal(answer.status_code, answer.read())
+            yield answer.iter_bytes()
+
+    @contextmanager
+    def stock_client(self) -> Iterator[openai.OpenAI]:
+        """OpenAI's own client, its errors turned into ours."""
+        import openai
+
+        with openai.OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.api_key or "none",
+            http_client=openai.DefaultHttpxClient(trust_env=self._through_proxies),
+        ) as client:
+            try:
+                yield client
+            except openai.APIStatusError as error:
+                raise self._refusal(error.status_code, error.response.content) from None
+            except openai.APIConnectionError as error:
+                raise self._unreachable(error.__cause__ or error) from None
+
+    def _json(self, method: str, path: str, bearer: str | None, query: Json) -> Any:
+        with self._explained():
+            answer = self._http.request(method, path, params=query, headers=_bearer(bearer))
+        if answer.status_code >= 400:
+            raise self._refusal(answer.status_code, answer.content)
+        try:
+            return answer.json()
+        except ValueError:
+            raise OperatorError(f"{self.url} answered {path} without JSON: is it a raybatch?") from None
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
+            trust_env=self._through_proxies,
+            verify=self.url.startswith(
+                "https:"
+            ),  # loading certificates for plain HTTP costs more than the call
+        )
+
+    @property
+    def _through_proxies(self) -> bool:
+        return not is_loopback(urlsplit(self.url).hostname or "")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.InvalidURL as error:
+            raise OperatorError(
+                f"'{self.url}' is not an address such as http://127.0.0.1:8420: {error}"
+            ) from None
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, cause: BaseException) -> Unreachable:
+        return Unreachable(
+            f"no raybatch answers at {self.url} ({cause}): start one with `raybatch up`,"
+            " or name another with --url or --home"
+        )
+
+    def _refusal(self, status: int, content: bytes) -> RaybatchError:
+        message = _message(content) or f"{self.url} answered with HTTP status {status}"
+        if status == 401 and self.api_key is None:
+            message += " Pass the key with --api-key or RAYBATCH_API_KEY."
+        if status >= 500 or status == 429:
+            return Unavailable(message, retry_after_s=1)
+        kind = next((kind for kind in _KINDS if kind.status == status), OperatorError)
+        return kind(message)
+
+
+def own_url(home: Home) -> str:
+    """Where the API of this home listens, by its settings; by default where there are none yet."""
+    api = home.load().api if home.settings_path.exists() else ApiSettings()
+    host = "127.0.0.1" if api.host in ("0.0.0.0", "::") else api.host
+    return f"http://[{host}]:{api.port}" if ":" in host else f"http://{host}:{api.port}"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _message(content: bytes) -> str | None:
+    """The message of OpenAI's error envelope."""
+    try:
+        return str(json.loads(content)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""Bytes at rest: uploads, request indexes, result parts. Nobody else opens these files."""

@@ -1,0 +1,108 @@
+"""Uploaded files at rest: immutable bytes under a directory, one file per file id.
+
+Refuses to know who owns an upload or whether it is still wanted: the ledger does, and calls ``sweep``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from raybatch.errors import NotFound, RaybatchError
+from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, temporary_beside
+
+FILE_ID = re.compile(r"file-[A-Za-z0-9]+")
+
+
+class BlobStore:
+    """Blobs live directly under ``root``, which is created when absent."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def writer(self, file_id: str) -> BlobWriter:
+        """A context manager to stream an upload through; nothing is visible before ``commit``."""
+        return BlobWriter(self.path(file_id))
+
+    def path(self, file_id: str) -> Path:
+        """Where the bytes are, whether or not they exist. An id that is not one raises NotFound."""
+        if not FILE_ID.fullmatch(file_id):
+            raise NotFound(f"No such File object: {file_id[:200]}", param="id")
+        return self._root / file_id
+
+    def chunks(
+        self, file_id: str, start: int = 0, stop: int | None = None, read_bytes: int = 1 << 20
+    ) -> Iterator[bytes]:
+        """The bytes ``start`` (included) to ``stop`` (excluded, default: the end), ``read_bytes`` at a time.
+
+        An unknown id raises NotFound at the first step of the iteration.
+        """
+        try:
+            file = self.path(file_id).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise NotFound(f"No such File object: {file_id}", param="id") from None
+        with file:
+            file.seek(start)
+            left = None if stop is None else stop - start
+            while left is None or left > 0:
+                block = file.read(read_bytes if left is None else min(read_bytes, left))
+                if not block:
+                    return
+                left = None if left is None else left - len(block)
+                yield block
+
+    def remove(self, file_id: str) -> None:
+        """Remove the bytes; an absent blob is fine."""
+        self.path(file_id).unlink(missing_ok=True)
+        fsync_dir(self._root)
+
+    def sweep(self, keep: Callable[[str], bool]) -> None:
+        """Remove every blob that ``keep`` refuses, and what interrupted uploads left.
+
+        Call it while no upload is being written: an unfinished one would go too.
+        """
+        for path in sorted(self._root.iterdir()):
+            unfinished = path.name.startswith(TEMPORARY_PREFIX)
+            if unfinished or (FILE_ID.fullmatch(path.name) and not keep(path.name)):
+                path.unlink(missing_ok=True)
+        fsync_dir(self._root)
+
+
+class BlobWriter:
+    """One upload on its way to disk. Leaving the block without ``commit`` removes every trace of it."""
+
+    def __init__(self, final: Path) -> None:
+        self._final = final
+        self._temporary = temporary_beside(final)
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._file = self._temporary.open("xb", buffering=0)
+        return self
+
+    def write(self, block: bytes) -> None:
+        view = memoryview(block)
+        while view:  # an unbuffered write may be short, on a full disk for one
+            view = view[self._file.write(view) :]
+        self._digest.update(block)
+        self.size_bytes += len(block)
+
+    def commit(self) -> tuple[int, str]:
+        """Make the blob durable under its id. Returns ``(size_bytes, sha256_hex)``."""
+        if self._file.closed:
+            raise RaybatchError(f"The upload {self._final.name} was already committed.")
+        self._file.close()
+        publish(self._temporary, self._final)
+        return self.size_bytes, self._digest.hexdigest()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raybatch.cli.connection import Connection
+from raybatch.cli.progress import follow
+from raybatch.config import Home
+from tests.cli.conftest import Run
+from tests.cli.fake_server import FakeServer, batch_json
+
+BATCH = "/v1/batches/batch_1"
+
+
+def test_watching_prints_plain_lines_into_a_pipe(raybatch: Run, server: FakeServer) -> None:
+    server.answer("GET", BATCH, batch_json("validating"), batch_json("in_progress"), batch_json("completed"))
+    result = raybatch("watch", "batch_1")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "batch_1 validating 4/4 rows",
+        "batch_1 in_progress 4/4 rows · 2.0 rows/s · 250 tokens/s · 1 min 01 s left",
+        "batch_1 completed 4/4 rows",
+        "completed: 3 of 4 rows, 1 failed, 12,345 tokens generated in 23 s",
+    ]
+
+
+def test_watching_survives_a_server_that_restarts(raybatch: Run, server: FakeServer) -> None:
+    restarting = [None, (503, {"error": {"message": "the scheduler is starting"}}), (502, b"bad gateway")]
+    server.answer("GET", BATCH, batch_json("in_progress"), *restarting, batch_json("completed"))
+    result = raybatch("watch", "batch_1")
+    assert result.exit_code == 0
+    assert result.stdout.count("trying again") == 1
+    assert result.stdout.splitlines()[-1].startswith("completed: 3 of 4 rows")
+
+
+def test_watching_an_unknown_batch_ends_at_once(raybatch: Run, server: FakeServer) -> None:
+    server.answer("GET", BATCH, (404, {"error": {"message": "No batch found with id 'batch_1'."}}))
+    result = raybatch("watch", "batch_1")
+    assert (result.exit_code, result.stderr) == (1, "raybatch: No batch found with id 'batch_1'.\n")
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+def test_a_batch_that_did_not_complete_ends_the_watch_with_1(
+    raybatch: Run, server: FakeServer, status: str
+) -> None:
+    server.answer("GET", BATCH, batch_json(status))
+    result = raybatch("watch", "batch_1", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"] == status
+
+
+def test_a_terminal_gets_a_live_bar(
+    raybatch: Run, server: FakeServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    server.answer("GET", BATCH, batch_json("in_progress"), batch_json("completed"))
+    screen = Console(file=io.StringIO(), force_terminal=True, width=160)
+    follow(Connection(home, server.url, None), "batch_1", screen)
+    drawn = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "batch_1 completed" in drawn
+    assert "4/4" in drawn
+
+
+def test_results_are_fetched_whole_in_the_format_the_name_says(
+    raybatch: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    server.answer("GET", f"{BATCH}/results?format=parquet&kind=all", b"PAR1 and so on")
+    server.answer("GET", f"{BATCH}/results?format=jsonl&kind=error", b'{"custom_id":"4"}\n')
+    assert raybatch("results", "batch_1", "-o", str(tmp_path / "out.parquet")).exit_code == 0
+    assert raybatch("results", "batch_1", "-o", str(tmp_path / "e.jsonl"), "--kind", "error").exit_code == 0
+    assert (tmp_path / "out.parquet").read_bytes() == b"PAR1 and so on"
+    assert (tmp_path / "e.jsonl").read_bytes() == b'{"custom_id":"4"}\n'
+
+
+def test_results_go_to_standard_output_byte_for_byte(raybatch: Run, server: FakeServer) -> None:
+    server.answer("GET", f"{BATCH}/results?format=jsonl&kind=all", '{"text":"é"}\n'.encode())
+    result = raybatch("results", "batch_1", "-o", "-")
+    assert result.stdout_bytes == '{"text":"é"}\n'.encode()
+
+
+def test_a_download_that_breaks_off_leaves_the_older_file_and_nothing_else(
+    raybatch: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    out = tmp_path / "d" / "out.csv"
+    out.parent.mkdir()
+    out.write_bytes(b"older")
+    server.answer("GET", f"{BATCH}/results?format=csv&kind=all", None)
+    result = raybatch("results", "batch_1", "-o", str(out))
+    assert result.exit_code == 1
+    assert server.url in result.stderr
+    assert [(path.name, path.read_bytes()) for path in out.parent.iterdir()] == [("out.csv", b"older")]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["-o", "out.xlsx"], ".parquet"),
+        (["-o", "out.csv", "--kind", "error"], "--kind error"),
+        (["-o", "/nowhere/out.csv"], "/nowhere/out.csv"),
+    ],
+)
+def test_a_result_file_that_cannot_be_is_refused_with_what_can(
+    raybatch: Run, server: FakeServer, words: list[str], named: str
+) -> None:
+    server.answer("GET", f"{BATCH}/results?format=csv&kind=all", b"index\n")
+    result = raybatch("results", "batch_1", *words)
+    assert result.exit_code == 1
+    assert named in result.stderr
+
+
+def test_cancel_says_how_the_batch_stands(raybatch: Run, server: FakeServer) -> None:
+    refusal = {"error": {"message": "Cannot cancel a batch with status 'completed'."}}
+    server.answer("POST", f"{BATCH}/cancel", batch_json("cancelling"), (409, refusal))
+    assert raybatch("cancel", "batch_1").stdout == "batch_1 cancelling\n"
+    second = raybatch("cancel", "batch_1")
+    assert (second.exit_code, second.stderr) == (1, f"raybatch: {refusal['error']['message']}\n")
+
+
+def test_batches_are_listed_with_the_way_to_the_older_ones(raybatch: Run, server: FakeServer) -> None:
+    page = {"object": "list", "data": [batch_json()], "last_id": "batch_1", "has_more": True}
+    server.answer("GET", "/v1/batches?limit=1", page)
+    server.answer("GET", "/v1/batches?limit=20&after=batch_1", page | {"data": [], "has_more": False})
+    shown = raybatch("batches", "--limit", "1").stdout
+    assert "batch_1" in shown
+    assert "completed" in shown
+    assert "--after batch_1" in shown
+    assert json.loads(raybatch("batches", "--limit", "1", "--json").stdout) == page
+    assert "--after" not in raybatch("batches", "--after", "batch_1").stdout

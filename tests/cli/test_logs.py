@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raybatch.actors import cluster_facts
+from raybatch.actors.cluster_facts import ClusterFacts, ProcessFacts
+from raybatch.config import Home
+from tests.cli.conftest import Run
+
+WORKER = "worker-0a1b-01000000-{pid}.err"
+
+
+@pytest.fixture
+def session(home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Ray session with the files of a scheduler, an engine, a proxy and somebody unknown."""
+    roles = {501: "scheduler", 502: "engine", 503: "other"}
+    found = [ProcessFacts(pid, role, 1, 0.0, "ray::X") for pid, role in roles.items()]
+    monkeypatch.setattr(cluster_facts, "processes", lambda home: found)
+    folder = Path(running.ray_temp_dir) / "session_latest" / "logs"
+    (folder / "serve").mkdir(parents=True)
+    for pid, role in roles.items():
+        lines = "".join(f"{role} line {number}\n" for number in range(5))
+        (folder / WORKER.format(pid=pid)).write_text(lines)
+    (folder / "serve" / "proxy_127.0.0.1.log").write_text("a request\n")
+    (folder / "empty.log").touch()
+    (home.logs / "supervisor.log").write_text("serving\n")
+    return folder
+
+
+def test_without_a_name_the_files_are_listed_with_who_writes_them(raybatch: Run, session: Path) -> None:
+    listed = json.loads(raybatch("logs", "--json").stdout)
+    assert {file["name"]: file["role"] for file in listed} == {
+        "serve/proxy_127.0.0.1.log": "api",
+        "supervisor.log": "supervisor",
+        WORKER.format(pid=501): "scheduler",
+        WORKER.format(pid=502): "engine",
+        WORKER.format(pid=503): "",
+    }
+    assert "supervisor.log" in raybatch("logs").stdout
+
+
+@pytest.mark.parametrize(
+    ("which", "shown"),
+    [
+        ("scheduler", "scheduler line 4"),
+        ("api", "a request"),
+        ("-503", "other line 4"),
+        ("superv", "serving"),
+    ],
+)
+def test_a_role_or_a_part_of_a_name_prints_the_ends(
+    raybatch: Run, session: Path, capfd: pytest.CaptureFixture[str], which: str, shown: str
+) -> None:
+    assert raybatch("logs", "-n", "1", "--", which).exit_code == 0
+    header, *lines = capfd.readouterr().out.splitlines()
+    assert header.startswith("==> ")
+    assert lines == [shown]
+
+
+def test_a_name_that_no_file_has_is_refused(raybatch: Run, session: Path) -> None:
+    result = raybatch("logs", "nonsense")
+    assert result.exit_code == 1
+    assert "'nonsense'" in result.stderr

@@ -1,0 +1,106 @@
+"""Hundreds of histories, and the proof that the checkers can fail: known mistakes are put back in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from raybatch.core import commands as cmd
+from raybatch.core import decide as deciding
+from raybatch.core.changes import LeaseReleased
+from raybatch.core.decision import Decision
+from raybatch.core.model import BatchStatus
+from tests.simulation.world import World
+
+STEPS = 700
+
+
+@pytest.mark.parametrize("first_seed", range(0, 300, 50))
+def test_every_row_ends_up_committed_once_and_every_batch_ends(first_seed: int) -> None:
+    _live_all(range(first_seed, first_seed + 50))
+
+
+def _live_all(seeds: Iterable[int]) -> list[World]:
+    return [_live(seed) for seed in seeds]
+
+
+def _live(seed: int) -> World:
+    world = World(seed)
+    try:
+        world.run(STEPS)
+        world.settle()
+    except Exception as error:
+        raise AssertionError(f"seed {seed} at commit {world.seq}: {error!r}") from error
+    return world
+
+
+def test_the_histories_are_rich() -> None:
+    worlds = _live_all(range(40))
+    batches = [batch for world in worlds for batch in world.state.batches.values()]
+    statuses = {batch.status for batch in batches}
+    parts = [part for world in worlds for held in world.state.parts.values() for part in held.values()]
+    assert {BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.FAILED} <= statuses
+    assert any(batch.status is BatchStatus.CANCELLED and batch.tally.completed for batch in batches)
+    assert any(part.level > 0 for part in parts)
+    assert sum(world.boot_s > 0 for world in worlds) > 5
+    assert sum(change.part.masked != () for change in _committed_parts(worlds)) > 5
+
+
+def _committed_parts(worlds: list[World]) -> list[Any]:
+    changes = [change for world in worlds for changes, _ in world.history for change in changes]
+    return [change for change in changes if hasattr(change, "slices")]
+
+
+def _no_token_check(state: Any, written: Any, piece: Any) -> cmd.Verdict:
+    return cmd.Verdict.ACCEPTED if piece.chunk_id in state.chunks else cmd.Verdict.STALE
+
+
+def _unmasked(part: Any, slices: Any, verdicts: Any) -> Any:
+    return part
+
+
+def _wrongly_masked(part: Any, slices: Any, verdicts: Any, real: Any = deciding._masked) -> Any:
+    masked = real(part, slices, verdicts)
+    return replace(masked, masked=tuple(position + 1 for position in masked.masked))
+
+
+def _removes_twice(state: Any, compacted: Any, real: Any = deciding._replace_parts) -> Decision:
+    if compacted.part.part_id in state.parts.get(compacted.batch_id, {}):
+        return Decision((), (cmd.RemoveParts(compacted.batch_id, (compacted.part.path,)),))
+    decision: Decision = real(state, compacted)
+    return decision
+
+
+def _forgets_repeats(*_: Any) -> None:
+    return None
+
+
+def _never_expires(state: Any, now: Any, policy: Any, real: Any = deciding._tick) -> Decision:
+    decision: Decision = real(state, now, policy)
+    kept = tuple(change for change in decision.changes if not isinstance(change, LeaseReleased))
+    return Decision(kept, decision.commands)
+
+
+def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = deciding.ended) -> Any:
+    return real(batch, tally, now)[-1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("_verdict", _no_token_check),
+        ("_masked", _unmasked),
+        ("_masked", _wrongly_masked),
+        ("_replace_parts", _removes_twice),
+        ("_same_request", _forgets_repeats),
+        ("_tick", _never_expires),
+        ("ended", _ends_without_files),
+    ],
+)
+def test_the_world_notices(name: str, mistake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, name, mistake)
+    with pytest.raises(AssertionError, match="seed "):
+        _live_all(range(100))

@@ -1,0 +1,407 @@
+"""A small deterministic world around the real ``decide``: clients, engines and chores whose words are lost,
+repeated and reordered, engines that are born again or come back as zombies, a scheduler that forgets what it did
+not remember.
+
+One seed is one history. ``check_served`` owes nothing to the state's own invariants: it reads files and manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from raybatch.core import changes as c
+from raybatch.core import commands as cmd
+from raybatch.core import events as e
+from raybatch.core.decide import decide, recover
+from raybatch.core.model import TERMINAL, Batch, BatchStatus, File, LineError, PartFile
+from raybatch.core.policy import Policy
+from raybatch.core.rows import offsets_of
+from raybatch.core.state import Image, State, check_invariants
+from raybatch.ledger.contract import Ledger
+from raybatch.ledger.memory import MemoryLedger
+from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of, tally_of
+
+POLICY: Final = Policy(
+    lease_s=10.0,
+    engine_silent_s=8.0,
+    chore_s=30.0,
+    compaction_fan_in=3,
+    restart_window_s=60.0,
+    restarts_free=2,
+    restart_hold_max_s=8.0,
+)
+MODELS: Final = ("small", "large")
+ROUNDS_MAX: Final = 300
+
+
+def durable(state: State) -> tuple[object, ...]:
+    """What a restart must bring back, order included where a decision depends on it."""
+    parts = {batch_id: parts for batch_id, parts in state.parts.items() if parts}
+    return (
+        state.files,
+        list(state.batches.items()),
+        state.chunks,
+        parts,
+        state.next_token,
+        state.next_chunk_id,
+        list(state.active),
+    )
+
+
+class World:
+    def __init__(self, seed: int, ledger: Ledger | None = None) -> None:
+        self.rng = Random(seed)
+        self.ledger = ledger or MemoryLedger()
+        self.state = State()
+        self.seq = 0
+        self.history: list[tuple[tuple[c.DurableChange, ...], tuple[Image, ...]]] = []
+        self.clock_s = 1_000_000.0
+        self.boot_s = 0.0  #: the scheduler's monotonic clock starts anywhere
+        self.faults = True
+        self.to_scheduler: list[e.Event] = []
+        self.echoes: list[e.Event] = []  #: messages that may arrive once more
+        self.replies: list[cmd.Reply] = []
+        self.chores: list[cmd.Command] = []
+        self.disk: dict[str, list[DiskRow]] = {}
+        self.removed_blobs: set[str] = set()
+        self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
+        self.ended: dict[str, Batch] = {}
+        self.engines = [
+            SimEngine(f"e{i}", 1.0, MODELS[i % 2] if i < 2 else self.rng.choice(MODELS), self.rng)
+            for i in range(self.rng.choice((2, 3)))
+        ]
+        self.zombies: list[SimEngine] = []
+        self._drawn = 0
+
+    # -- running -------------------------------------------------------------------------------------------
+
+    def run(self, steps: int) -> None:
+        """Faults and all."""
+        actions: list[tuple[int, Callable[[], None]]] = [
+            (30, self._deliver),
+            (30, self._deliver_reply),
+            (3, self._deliver_again),
+            (14, self._engine_reports),
+            (16, self._engine_runs),
+            (16, self._engine_flushes),
+            (8, self._chore_runs),
+            (8, self._time_passes),
+            (3, self._client_creates),
+            (1, self._client_cancels),
+            (1, self._client_deletes),
+            (1, self._engine_is_born_again),
+            (1, self._scheduler_dies),
+        ]
+        weights = [weight for weight, _ in actions]
+        for step, (_, action) in enumerate(self.rng.choices(actions, weights, k=steps)):
+            self.clock_s += self.rng.random() * 0.05
+            action()
+            if step % 25 == 0:
+                self.check_served()
+        self.check_served()
+
+    def settle(self) -> None:
+        """Faults stop; every batch must end."""
+        self.faults = False
+        self.zombies.clear()
+        for _ in range(ROUNDS_MAX):
+            self.clock_s += 1.0
+            self.happen(e.Tick())
+            for engine in self.engines:
+                self.happen(engine.report(wants_rows=64))
+            self._drain_messages()
+            for engine in self.engines:
+                while any(held.left for held in engine.held.values()):
+                    engine.run_rows()
+                self._flush(engine)
+                self.to_scheduler.extend(engine.unacknowledged.values())
+            while self.chores:
+                self._chore_runs()
+            self._drain_messages()
+            if not self.state.active and not self.chores and not self.state.chores:
+                break
+        self.check_served()
+        left = [self.state.batches[batch_id] for batch_id in self.state.active]
+        assert not left, f"still active after {ROUNDS_MAX} rounds without a fault: {left}"
+
+    def happen(self, event: e.Event) -> None:
+        """One turn of the scheduler: decide, apply, remember, speak; it may die between any two of them."""
+        decision = decide(self.state, event, self._now(), POLICY)
+        images = tuple(image for change in decision.changes for image in self.state.apply(change))
+        if self._chance(0.004):
+            self._restart_scheduler()
+            return
+        self._commit(decision.changes, images)
+        check_invariants(self.state)
+        if self._chance(0.004):
+            self._restart_scheduler()
+            return
+        for command in decision.commands:
+            self._obey(command)
+
+    def check_served(self) -> None:
+        """What a reader of the manifest finds: every counted row once, nothing else, and files that exist."""
+        for batch in self.state.batches.values():
+            rows = [row for part in self._parts(batch.batch_id) for row in self._served(part)]
+            positions = [row.position for row in rows]
+            assert len(positions) == len(set(positions)), f"{batch.batch_id}: a row is served twice"
+            assert tally_of(rows) == batch.tally, f"{batch.batch_id}: {tally_of(rows)} served, {batch.tally}"
+            if batch.status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED):
+                assert sorted(positions) == list(range(batch.total)), f"{batch.batch_id}: rows are missing"
+                self._check_file(batch, batch.output_file_id, batch.tally.completed, batch.tally.output_bytes)
+                self._check_file(batch, batch.error_file_id, batch.tally.failed, batch.tally.error_bytes)
+            if batch.status in TERMINAL:
+                assert self.ended.setdefault(batch.batch_id, batch) == batch, "a batch changed after its end"
+            else:
+                assert batch.batch_id not in self.ended, "a batch came back after its end"
+                assert batch.input_file_id not in self.removed_blobs, "the upload of a live batch is gone"
+
+    # -- the scheduler -------------------------------------------------------------------------------------
+
+    def _now(self) -> e.Now:
+        return e.Now(wall=self.clock_s, mono=self.clock_s - self.boot_s)
+
+    def _commit(self, changes: tuple[c.Change, ...], images: tuple[Image, ...]) -> None:
+        remembered = tuple(change for change in changes if c.is_durable(change))
+        assert bool(remembered) == bool(images)
+        if not images:
+            return
+        self.seq += 1
+        self.ledger.commit(self.seq, images)
+        self.history.append((remembered, images))  # type: ignore[arg-type]
+
+    def _scheduler_dies(self) -> None:
+        if self._chance(0.5):
+            self._restart_scheduler()
+
+    def _restart_scheduler(self) -> None:
+        self.boot_s = self.clock_s - self.rng.random() * 1000.0
+        self.state = State()
+        remembered = self.ledger.load()
+        assert remembered.seq == self.seq
+        self.state.load(remembered.images)
+        if self._chance(0.7):
+            self.chores.clear()
+        decision = recover(self.state)
+        images = tuple(image for change in decision.changes for image in self.state.apply(change))
+        self._commit(decision.changes, images)
+        check_invariants(self.state)
+
+    def _obey(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.Reply():
+                self.replies.append(command)
+            case cmd.StartIntake() | cmd.StartClosing() | cmd.StartCompaction():
+                self.chores.append(command)
+            case cmd.RemoveParts():
+                for path in command.paths:
+                    self.disk.pop(path, None)
+            case cmd.RemoveBlob():
+                self.removed_blobs.add(command.file_id)
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """The next message to the scheduler, or a later one; perhaps never, perhaps again."""
+        if not self.to_scheduler:
+            return
+        place = self._place(len(self.to_scheduler))
+        event = self.to_scheduler.pop(place)
+        if self._chance(0.1):
+            self.echoes.append(event)
+        if not self._chance(0.1):
+            self.happen(event)
+
+    def _deliver_again(self) -> None:
+        """Something said long ago."""
+        if self.echoes:
+            self.happen(self.rng.choice(self.echoes))
+
+    def _deliver_reply(self) -> None:
+        if not self.replies:
+            return
+        place = self._place(len(self.replies))
+        reply = self.replies[place]
+        if not self._chance(0.1):
+            del self.replies[place]
+        if not self._chance(0.1):
+            self._hear(reply)
+
+    def _drain_messages(self) -> None:
+        while self.to_scheduler or self.replies:
+            while self.replies:
+                self._hear(self.replies.pop(0))
+            if self.to_scheduler:
+                self.happen(self.to_scheduler.pop(0))
+
+    def _hear(self, reply: cmd.Reply) -> None:
+        kind, _, rest = reply.reply_to.partition("/")
+        for engine in (*self.engines, *self.zombies):
+            if kind == "engine" and isinstance(reply.value, cmd.EngineOrders):
+                if rest.startswith(f"{engine.engine_id}/{engine.incarnation}/"):
+                    engine.obey(reply.value)
+            elif kind == "part" and isinstance(reply.value, tuple):
+                engine.learn(rest.partition("/")[2], reply.value)
+
+    # -- engines -------------------------------------------------------------------------------------------
+
+    def _engine_reports(self) -> None:
+        engine = self._any_engine()
+        gives_up = self._chance(0.1)  # on the answer to its last report
+        if not engine.superseded and (gives_up or not engine.waits_for_orders):
+            self.to_scheduler.append(engine.report(wants_rows=self.rng.choice((0, 8, 64))))
+
+    def _engine_runs(self) -> None:
+        self._any_engine().run_rows()
+
+    def _engine_flushes(self) -> None:
+        engine = self._any_engine()
+        self._flush(engine)
+        if engine.unacknowledged:  # asked again until there is a verdict
+            self.to_scheduler.append(self.rng.choice(list(engine.unacknowledged.values())))
+
+    def _flush(self, engine: SimEngine) -> None:
+        flushed = engine.flush()
+        if flushed is not None:
+            written, rows = flushed
+            self.disk[written.part.path] = rows
+
+    def _engine_is_born_again(self) -> None:
+        place = self.rng.randrange(len(self.engines))
+        old = self.engines[place]
+        self.engines[place] = SimEngine(old.engine_id, old.incarnation + 1.0, old.model, self.rng)
+        if self._chance(0.5):
+            self.zombies.append(old)
+
+    def _any_engine(self) -> SimEngine:
+        return self.rng.choice([*self.engines, *self.zombies])
+
+    # -- chores --------------------------------------------------------------------------------------------
+
+    def _chore_runs(self) -> None:
+        """To its verdict, or not: it may break, vanish, or run twice."""
+        if not self.chores:
+            return
+        command = self.rng.choice(self.chores)
+        if not self._chance(0.1):
+            self.chores.remove(command)
+        fate = self.rng.random() if self.faults else 1.0
+        if fate < 0.1:
+            return
+        match command:
+            case cmd.StartIntake(batch_id):
+                chore, verdict = f"intake:{batch_id}", self._take_in(batch_id)
+            case cmd.StartClosing(batch_id):
+                chore, verdict = f"closing:{batch_id}", self._close(command, broken=fate < 0.2)
+            case cmd.StartCompaction(batch_id):
+                chore, verdict = f"compaction:{batch_id}", self._compact(command)
+            case _:
+                raise AssertionError(command)
+        broke = e.ChoreBroke(chore, "it broke")
+        self.to_scheduler.append(broke if verdict is None or fate < 0.2 else verdict)
+
+    def _take_in(self, batch_id: str) -> e.IntakeEnded:
+        file_id = self.state.batches[batch_id].input_file_id
+        assert file_id not in self.removed_blobs
+        total, sound = self.uploads[file_id]
+        if not sound:
+            return e.IntakeEnded(batch_id, 0, None, 0, (LineError("invalid_json", "no", None, 1),))
+        return e.IntakeEnded(batch_id, total, MODELS[total % 2], 10 * total, ())
+
+    def _close(self, command: cmd.StartClosing, *, broken: bool) -> e.PartWritten:
+        leases = command.leases[: len(command.leases) // 2] if broken else command.leases
+        rows = [
+            Finished(lease.batch_id, lease.chunk_id, lease.token, lease.first, row)
+            for lease in leases
+            for offset in offsets_of(lease.rows)
+            for row in (DiskRow(lease.first + offset, False, 7),)
+        ]
+        written = part_of(command.batch_id, f"closing-{self._draw()}", rows, "closing/")
+        self.disk[written.part.path] = [one.row for one in rows]
+        return written
+
+    def _compact(self, command: cmd.StartCompaction) -> e.PartsCompacted | None:
+        """The same parts make the same file, whoever merges them and how often."""
+        if any(part.path not in self.disk for part in command.parts):
+            return None
+        part_id = "+".join(sorted(part.part_id for part in command.parts))
+        rows = [row for part in command.parts for row in self._served(part)]
+        level = 1 + max(part.level for part in command.parts)
+        path = f"results/{command.batch_id}/{part_id}.parquet"
+        self.disk[path] = rows
+        part = PartFile(part_id, path, 1, len(rows), "crc32c:0", level)
+        return e.PartsCompacted(command.batch_id, part, tuple(part.part_id for part in command.parts))
+
+    # -- clients and time ----------------------------------------------------------------------------------
+
+    def _client_creates(self) -> None:
+        if len(self.uploads) >= 4 and self._chance(0.9):
+            return
+        number = self._draw()
+        file_id = f"file-{number}"
+        if self.uploads and self._chance(0.3):
+            file_id = self.rng.choice(list(self.uploads))
+        else:
+            self.uploads[file_id] = (self.rng.choice((1, 17, 90, 300, 301)), not self._chance(0.1))
+            self.happen(e.FileStored("client", File(file_id, "t", "batch", "in.jsonl", 1, self.clock_s)))
+        self.to_scheduler.append(
+            e.BatchAsked(
+                reply_to="client",
+                batch_id=f"batch-{number}",
+                tenant="t",
+                input_file_id=file_id,
+                output_file_id=f"out-{number}",
+                error_file_id=f"err-{number}",
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                completion_window_s=86_400.0,
+                metadata=self.rng.choice((None, {}, {"ключ": "значение"})),
+                priority=self.rng.choice((0, 0, 5)),
+                request_key=file_id,
+                idempotency_key=self.rng.choice((None, f"key-{number}")),
+                is_retry=False,
+            )
+        )
+
+    def _client_cancels(self) -> None:
+        if self.state.batches and self._chance(0.5):
+            batch_id = self.rng.choice(list(self.state.batches))
+            self.to_scheduler.append(e.CancelAsked("client", "t", batch_id))
+
+    def _client_deletes(self) -> None:
+        if self.state.files:
+            file_id = self.rng.choice(list(self.state.files))
+            self.to_scheduler.append(e.FileDeletionAsked("client", "t", file_id))
+
+    def _time_passes(self) -> None:
+        self.clock_s += self.rng.choice((0.2, 1.0, 1.0, 4.0, 12.0))
+        self.happen(e.Tick())
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def _parts(self, batch_id: str) -> list[PartFile]:
+        return list(self.state.parts.get(batch_id, {}).values())
+
+    def _served(self, part: PartFile) -> list[DiskRow]:
+        assert part.path in self.disk, f"the manifest names {part.path}, which was removed"
+        masked = set(part.masked)
+        rows = self.disk[part.path]
+        assert len(rows) == part.rows
+        return [row for row in rows if row.position not in masked]
+
+    def _check_file(self, batch: Batch, file_id: str, rows: int, size_bytes: int) -> None:
+        file = self.state.files.get(file_id)
+        assert (file is not None) == (rows > 0), f"{batch.batch_id}: {rows} rows, file {file}"
+        assert file is None or file.size_bytes == size_bytes, f"{batch.batch_id}: {file}"
+
+    def _chance(self, probability: float) -> bool:
+        return self.faults and self.rng.random() < probability
+
+    def _place(self, length: int) -> int:
+        return self.rng.randrange(length) if self._chance(0.3) else 0
+
+    def _draw(self) -> int:
+        self._drawn += 1
+        return self._drawn
