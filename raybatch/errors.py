@@ -11,8 +11,8 @@ RaybatchError
 │   ├── Busy          429
 │   └── Unavailable   503
 ├── OperatorError          the person who runs raybatch can mend it (settings, ports, disk, model)
-├── IllegalMove            a transition that the lifecycle tables do not hold: a defect, never a client's fault
-├── EngineFailed           an engine could not start; the message says why
+├── IllegalMove            a transition that the lifecycle tables do not hold: a defect, never a client's
+fault ├── EngineFailed           an engine could not start; the message says why
 ├── EngineDied             an engine was lost with rows in flight; no row is answered
 ├── DiskFull               nothing was written; free space and the same call succeeds
 └── Corrupt                stored bytes are not what was committed

@@ -34,10 +34,6 @@ export VIRTUAL_ENV=$PWD/.venv
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}
 wheels=()
 [ -z "${PIP_FIND_LINKS:-}" ] || wheels=(--find-links "$PIP_FIND_LINKS")
-# Where Python is told to write no bytecode, every process would compile vLLM and Ray anew.
-bytecode=()
-[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || bytecode=(--compile-bytecode)
-
 install() { .venv/bin/uv pip install --quiet "$@"; }
 
 install_cpu_torch() {
@@ -50,7 +46,14 @@ install_cpu_torch() {
 }
 
 [ "$lock_name" = gpu ] || install_cpu_torch
-install --no-deps "${wheels[@]}" "${bytecode[@]}" --requirements "$lock"
+install --no-deps "${wheels[@]}" --requirements "$lock"
 install --no-deps --editable .
+
+# Where Python is told to write no bytecode, each process would compile vLLM and Ray anew, 20 s of it: write it once.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  echo "Writing bytecode once, because PYTHONDONTWRITEBYTECODE would keep Python from it."
+  env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
+    'import ray.serve, transformers.models.auto, vllm.entrypoints.launchers.api_server.app_state; import vllm.entrypoints.launchers.app, vllm.v1.engine.async_llm, vllm.v1.worker.worker_base' > /dev/null 2>&1 || true
+fi
 echo "$wanted" > "$stamp"
 echo "Installed ($lock_name): try .venv/bin/raybatch --help"

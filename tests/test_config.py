@@ -41,7 +41,6 @@ def test_an_assignment_is_applied_after_the_profiles_own() -> None:
         ("max_num_seqs=8", "with a section of api, engine"),
         ("models.id=x", "is not section.key=value"),
         ("profile.x=x", "is not section.key=value"),
-        ("__class__.x=x", "is not section.key=value"),
         ("", "is not section.key=value"),
     ],
 )

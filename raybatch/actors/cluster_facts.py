@@ -22,7 +22,7 @@ import psutil
 from raybatch.config import Home
 
 CLUSTER_VARIABLE: Final = "RAYBATCH_CLUSTER"
-END_S: Final = 5.0  #: processes asked to end get so long before they are killed
+END_S: Final = 2.0  #: processes asked to end get so long before they are killed
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,11 @@ def reap(home: Home) -> int:
 
 
 def kill_at_once(home: Home) -> int:
-    """SIGKILL everything of this home's cluster, as a power cut would."""
+    """SIGKILL everything of this home's cluster, its supervisor first, as a power cut would."""
+    facts = running(home)
     mine = _own(home)
+    if facts is not None:
+        mine.insert(0, psutil.Process(facts.supervisor_pid))
     for process in mine:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -168,6 +171,7 @@ def _role(command: str, process: psutil.Process) -> str:
         ("ray::compaction", "chore"),
         ("echo_child", "engine-child"),
         ("VLLM::", "engine-child"),
+        ("raylet/raylet ", "ray"),  # before its arguments, which name the dashboard's agent
         ("ray/dashboard", "dashboard"),
         ("ray::DashboardAgent", "dashboard"),
     ):

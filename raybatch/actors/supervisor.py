@@ -1,7 +1,7 @@
 """Keeps one home's cluster alive: starts head, scheduler, engines and HTTP door, and starts again what dies.
 
-``python -m raybatch.actors.supervisor HOME``: the background form of ``raybatch up``. It holds the home's lock
-as long as it lives and never imports ray, so that watching costs little.
+``python -m raybatch.actors.supervisor HOME``: the background form of ``raybatch up``. It holds the home's
+lock as long as it lives and never imports ray, so that watching costs little.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ HEAD_START_S: Final = 90.0
 WATCH_S: Final = 2.0
 API_SILENT_S: Final = 30.0  #: then the bootstrap runs again
 HEAD_RESTART_WAIT_S: Final = 2.0
+HEAD_END_S: Final = 3.0  #: everything worth keeping is durable already
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +175,7 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 self._head.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._head.wait(timeout=10)
+                self._head.wait(timeout=HEAD_END_S)
         reap(self._home)
 
     def _say(self, phase: str, message: str) -> None:
@@ -206,6 +208,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_ADDRESS": "",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes 127.0.0.1 for the machine's own address
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_OVERRIDE_JOB_RUNTIME_ENV": "0",
@@ -228,6 +231,8 @@ def _short_temp_dir(cluster: str) -> Path:
     """Ray's socket paths must stay under 107 bytes, however long the home's own path is."""
     path = Path(tempfile.gettempdir()) / f"rb-{cluster[:8]}"
     path.mkdir(mode=0o700, exist_ok=True)
+    for session in path.glob("session_2*"):  # earlier ones: Ray never removes them
+        shutil.rmtree(session, ignore_errors=True)
     return path
 
 

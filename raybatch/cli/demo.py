@@ -23,7 +23,7 @@ from raybatch.cli.progress import ending, follow
 from raybatch.cli.show import one_line, size, stdout, table
 from raybatch.cli.sql import ask, print_answer
 from raybatch.cli.submit import create, print_errors
-from raybatch.cli.up import has_gpu, print_where, wait_for_model
+from raybatch.cli.up import dashboard, has_gpu, print_where, wait_for_model
 from raybatch.config import API_PORT_DEFAULT, PACKAGED_MODEL, ApiSettings, Home, make_settings
 from raybatch.core.model import BatchStatus
 from raybatch.errors import OperatorError, RaybatchError
@@ -207,7 +207,7 @@ def show_where(home: Home, batch_id: str, facts: ClusterFacts, steps: Steps) -> 
     parts = list(folder.glob("*.parquet"))
     rows = [
         ("API", f"{facts.api_url}/v1 (OpenAI's Files and Batches)"),
-        ("Ray dashboard", facts.dashboard_url or "off"),
+        ("Ray dashboard", dashboard(facts)),
         (
             "results",
             f"{folder} ({len(parts)} Parquet files, {size(sum(part.stat().st_size for part in parts))})",

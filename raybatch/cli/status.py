@@ -14,6 +14,7 @@ from rich.text import Text
 
 from raybatch.cli.connection import Connection, Json
 from raybatch.cli.show import duration, one_line, print_json, size, stdout, table
+from raybatch.cli.up import dashboard
 from raybatch.errors import RaybatchError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _headline(seen: Sighting) -> str:
 def _cluster_lines(cluster: ClusterFacts, reason: str) -> list[str]:
     return [
         f"API        {cluster.api_url}/v1",
-        f"dashboard  {cluster.dashboard_url or 'off'}",
+        f"dashboard  {dashboard(cluster)}",
         f"home       {cluster.home}",
         *([f"scheduler  does not answer: {reason}"] if reason else []),
     ]

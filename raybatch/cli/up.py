@@ -147,12 +147,19 @@ def refuse_other_settings(home: Home, wanted: Settings) -> None:
 def print_where(facts: ClusterFacts, settings: Settings) -> None:
     rows = [
         ("API", f"{facts.api_url}/v1"),
-        ("dashboard", facts.dashboard_url or "off"),
+        ("dashboard", dashboard(facts)),
         ("home", facts.home),
         ("models", ", ".join(model.id for model in settings.models)),
         ("engine", f"{settings.engine.kind}, profile {settings.profile}"),
     ]
     stdout().print(table(("what", "where"), rows))
+
+
+def dashboard(facts: ClusterFacts) -> str:
+    """Its address, and the file with the token it asks a browser for."""
+    if facts.dashboard_url is None:
+        return "off"
+    return f"{facts.dashboard_url} (token: {Path(facts.home) / 'run' / 'ray_token'})"
 
 
 def wait_for_model(connection: Connection, say: Callable[[str], None]) -> None:

@@ -53,7 +53,7 @@ class BatchFailed:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """Cuts the chunk from the batch's cursor when ``first`` is the cursor, else leases an available one again."""
+    """Cuts the chunk from the batch's cursor at ``first``, or leases an available one again."""
 
     chunk_id: int
     batch_id: str
@@ -129,7 +129,7 @@ class LeaseRenewed:
 
 @dataclass(frozen=True, slots=True)
 class ChoreNoted:
-    """Volatile. A background chore (intake, closing, compaction) is under way, or ended when ``due_mono`` is None."""
+    """Volatile. A chore (intake, closing, compaction) is under way; ended if ``due_mono`` is None."""
 
     chore: str
     due_mono: float | None

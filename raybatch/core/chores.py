@@ -1,12 +1,13 @@
-"""What a batch needs done in the background: intake of its upload, closing after a cancel, compaction of its parts.
+"""What a batch needs in the background: intake of its upload, closing after a cancel, compaction of parts.
 
-A chore is named; its name is also the engine id of the leases a closing holds. A chore that ended without a verdict,
-or was not heard of for too long, is simply started again: every one of them is idempotent or fenced.
+A chore is named; its name is also the engine id of the leases a closing holds. A chore that ended without a
+verdict, or was not heard of for too long, is simply started again: every one of them is idempotent or fenced.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Sequence
+from typing import Final
 
 from raybatch.core.changes import Change, ChoreNoted, LeaseRenewed
 from raybatch.core.commands import Command, StartClosing, StartCompaction, StartIntake
@@ -18,7 +19,8 @@ from raybatch.core.model import Batch, BatchStatus, ChunkState, PartFile
 from raybatch.core.policy import Policy
 from raybatch.core.state import State
 
-CLOSING = "closing:"
+CLOSING: Final = "closing:"
+COMPACTED_FILES_MAX: Final = 64  #: of one batch once nothing is left to compact, and in one compaction
 
 
 def intake(batch_id: str) -> str:
@@ -71,20 +73,24 @@ def due_compaction(state: State, batch_id: str, now: Now, policy: Policy) -> Dec
     chore = compaction(batch_id)
     if len(parts) < policy.compaction_fan_in or _under_way(state, chore, now):
         return Decision()
-    group = _one_level(tuple(parts.values()), policy.compaction_fan_in)
+    group = next_compaction(tuple(parts.values()), policy.compaction_fan_in)
     if not group:
         return Decision()
     commands: tuple[Command, ...] = (StartCompaction(batch_id, group),)
     return Decision((ChoreNoted(chore, now.mono + policy.chore_s),), commands)
 
 
-def _one_level(parts: tuple[PartFile, ...], fan_in: int) -> tuple[PartFile, ...]:
-    """The lowest level with enough parts to merge, at most four fan-ins of them at once."""
-    by_level = sorted(parts, key=lambda part: part.level)
-    for _, level_parts in groupby(by_level, key=lambda part: part.level):
-        group = tuple(level_parts)
+def next_compaction(parts: Sequence[PartFile], fan_in: int) -> tuple[PartFile, ...]:
+    """The next files to merge into one, or none: those of the lowest level that has ``fan_in`` of them.
+
+    A row is thus rewritten once a level. When even so too many files remain, the smallest ones go together.
+    """
+    for level in sorted({part.level for part in parts}):
+        group = [part for part in parts if part.level == level]
         if len(group) >= fan_in:
-            return group[: 4 * fan_in]
+            return tuple(group[:COMPACTED_FILES_MAX])
+    if len(parts) > COMPACTED_FILES_MAX:
+        return tuple(sorted(parts, key=lambda part: part.size_bytes)[:fan_in])
     return ()
 
 

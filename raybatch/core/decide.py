@@ -1,7 +1,7 @@
 """One event in, one decision out: what changes, and what to say once the changes are remembered.
 
-Pure: the state is read, never changed here; time comes in with the event. The main path of a batch, top to bottom:
-asked for, taken in, leased, committed, ended.
+Pure: the state is read, never changed here; time comes in with the event. The main path of a batch, top to
+bottom: asked for, taken in, leased, committed, ended.
 """
 
 from __future__ import annotations

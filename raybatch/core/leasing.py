@@ -1,8 +1,8 @@
 """Which rows an engine gets next, and how many in one chunk.
 
-Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches of its model
-the highest priority goes first; among equals the one with the fewest rows leased, so that a small batch is never
-stuck behind a large one; then the oldest.
+Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches of its
+model the highest priority goes first; among equals the one with the fewest rows leased, so that a small
+batch is never stuck behind a large one; then the oldest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in
 
 
 def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
-    """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this same decision."""
+    """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this decision."""
     lots = [
         _Lot(state, state.batches[batch_id], freed)
         for batch_id in state.active

@@ -39,7 +39,7 @@ class ChunkState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file a client can name. Uploads are blobs; a batch's output and error files are views over its parts."""
+    """A file a client can name. Uploads are blobs; output and error files are views over parts."""
 
     file_id: str
     tenant: str
@@ -137,7 +137,7 @@ class PartSlice:
 
 @dataclass(frozen=True, slots=True)
 class PartFile:
-    """A Parquet file of finished rows, sorted by ``index``. It counts only once the ledger's manifest lists it."""
+    """A Parquet file of finished rows, sorted by ``index``. It counts once the manifest lists it."""
 
     part_id: str
     path: str  #: relative to the home

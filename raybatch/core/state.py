@@ -1,7 +1,8 @@
 """What the scheduler knows, and the one place that changes it.
 
-Durable knowledge is a cache of the ledger: applying changes here and loading what the ledger committed give the
-same state. Volatile knowledge (who is alive, deadlines, chores under way) is lost with the process on purpose.
+Durable knowledge is a cache of the ledger: applying changes here and loading what the ledger committed give
+the same state. Volatile knowledge (who is alive, deadlines, chores under way) is lost with the process on
+purpose.
 """
 
 from __future__ import annotations

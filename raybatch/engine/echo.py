@@ -22,6 +22,8 @@ from raybatch.engine.contract import EngineReply, Progress
 from raybatch.engine.echo_child import Ask, EchoSettings, Frames, FromChild, ToChild, frame
 from raybatch.errors import EngineDied, EngineFailed
 
+__all__ = ["EchoEngine", "EchoSettings"]
+
 _STDERR = 2
 _START_MAX_S = 60.0  #: beyond ``startup_s``; a fresh interpreter takes far less even on a busy machine
 

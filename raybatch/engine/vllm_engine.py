@@ -299,21 +299,26 @@ def _end(processes: set[psutil.Process], patience_s: float) -> None:
 
 
 def _why(error: Exception, errors: Path, settings: VllmSettings) -> str:
-    """The reason nearest to the root: a child's last logged error, else ours; then what helps."""
+    """The last error its children logged that is a reason of its own, else ours; then what helps."""
     logged = errors.read_text(errors="replace").strip().splitlines() if errors.exists() else []
     reason = next((line for line in reversed(logged) if _is_reason(line)), str(error) or type(error).__name__)
-    return f"vLLM could not load {settings.model}: {reason.strip()[:500]}.{_what_helps(reason)}"
+    return f"vLLM could not load {settings.model}: {reason.strip()[:500].rstrip('.')}.{_what_helps(reason)}"
 
 
 def _is_reason(line: str) -> bool:
-    """The last line of a traceback: ``SomeError: why``."""
+    """The last line of a traceback, ``SomeError: why``; a parent's only points to its child's root cause."""
     name = line.split(":", 1)[0].strip().rsplit(".", 1)[-1]
-    return name.isidentifier() and name.endswith(("Error", "Exception", "Failed"))
+    return (
+        "root cause" not in line and name.isidentifier() and name.endswith(("Error", "Exception", "Failed"))
+    )
 
 
 def _what_helps(reason: str) -> str:
     low = reason.lower()
-    if any(words in low for words in ("out of memory", "no available memory", "free memory", "kv cache")):
+    if any(
+        words in low
+        for words in ("out of memory", "memoryerror", "no available memory", "free memory", "kv cache")
+    ):
         return (
             " Lower max_model_len or max_num_seqs, set kv_cache_memory_bytes or gpu_memory_utilization, "
             "or end what else holds the device's memory."

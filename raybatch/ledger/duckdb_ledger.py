@@ -2,8 +2,8 @@
 
 Rows are chunk-sized, never request-sized, and written set-wise: delete the touched keys, insert their images.
 The cost is per statement and per bound value (the driver looks for pandas once for each), so a tick pays a
-handful of statements with one JSON document each, however many chunks it moved. It refuses to be shared: while
-the scheduler has it open no other process can.
+handful of statements with one JSON document each, however many chunks it moved. It refuses to be shared:
+while the scheduler has it open no other process can.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ class DuckDBLedger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             con = duckdb.connect(str(self._path), config={"threads": 1, "memory_limit": "512MB"})
+            con.execute(
+                "PRAGMA disable_optimizer"
+            )  # planning these plain statements costs more than running them
             con.execute("CREATE TABLE IF NOT EXISTS applied (seq BIGINT, schema_version INTEGER)")
             for table in TABLES.values():
                 columns = ", ".join(f'"{name}" {kind}' for name, kind in table.columns)

@@ -1,8 +1,8 @@
 """The journal: every tick's changes, on disk before the ledger hears of them.
 
-A directory of segments ``<first seq>.journal``. A segment is a run of lines ``<crc32> <bytes> <JSON>``; its first
-is a snapshot of everything remembered before it, so the newest segment alone can make the ledger again. Appends
-are fsynced. A torn last line was never acknowledged and is cut off; any other damage is refused, never skipped.
+A directory of segments ``<first seq>.journal``. A segment is a run of lines ``<crc32> <bytes> <JSON>``; its
+first is a snapshot of everything remembered before it, so the newest segment alone can make the ledger again.
+Appends are fsynced. A torn last line was never acknowledged and is cut off; any other damage is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many small result files become few: at most about 64 for a batch, however many parts its engines wrote.
+"""Many small result files become few, however many parts the engines wrote.
 
 Refuses to touch the manifest and to delete: the caller commits the new file in the place of the old ones and
 removes those afterwards, so that a crash at any moment leaves every row exactly once.
@@ -14,22 +14,6 @@ import pyarrow as pa
 from raybatch.core.model import PartFile
 from raybatch.storage.merge import merged_batches
 from raybatch.storage.parts import ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS_MAX, SCHEMA, write_batches
-
-FILES_MAX = 64  #: of one batch once ``plan`` has nothing left to say, and of one compaction
-
-
-def plan(parts: Sequence[PartFile], fan_in: int = 16) -> tuple[PartFile, ...] | None:
-    """The next files to compact into one, or None: those of the lowest level that has ``fan_in`` of them.
-
-    A row is thus rewritten once a level. When even so too many files remain, the smallest ones go together.
-    """
-    for level in sorted({part.level for part in parts}):
-        group = [part for part in parts if part.level == level]
-        if len(group) >= fan_in:
-            return tuple(group[:FILES_MAX])
-    if len(parts) > FILES_MAX:
-        return tuple(sorted(parts, key=lambda part: part.size_bytes)[:fan_in])
-    return None
 
 
 def compact(home: Path, batch_id: str, new_part_id: str, parts: Sequence[PartFile]) -> PartFile:

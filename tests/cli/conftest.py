@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,7 @@ def running(home: Home, server: FakeServer) -> Iterator[ClusterFacts]:
         cluster_id="c1",
         phase="ready",
         message="serving",
-        supervisor_pid=4242,
+        supervisor_pid=os.getpid(),
         api_url=server.url,
         dashboard_url="http://127.0.0.1:8265",
         ray_address="127.0.0.1:6379",

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -79,3 +81,15 @@ def test_an_address_that_is_none_is_refused(raybatch: Run) -> None:
     result = raybatch("models", "--url", "127.0.0.1:8420")
     assert result.exit_code == 1
     assert "127.0.0.1:8420" in result.stderr
+
+
+def test_demo_data_writes_as_many_requests_as_asked_the_same_ones_each_time(
+    raybatch: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "questions.jsonl"
+    assert raybatch("demo-data", "--rows", "30", "-o", str(out), "--model", "org/small").exit_code == 0
+    requests = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert len({request["custom_id"] for request in requests}) == 30
+    assert {request["body"]["model"] for request in requests} == {"org/small"}
+    again = raybatch("demo-data", "--rows", "30", "-o", "-", "--model", "org/small")
+    assert again.stdout_bytes == out.read_bytes()

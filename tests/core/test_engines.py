@@ -1,4 +1,4 @@
-"""What an engine hears: what it holds is renewed, what it does not hold is free, what is not its own dropped."""
+"""What an engine hears: what it holds is renewed, what it does not hold is free, the rest is dropped."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from raybatch.errors import Corrupt, DiskFull
-from raybatch.ledger import journal as journaling
 from raybatch.ledger.journal import Journal
 from tests.ledger.history import journal_of, newest, replayed, state_after, ticks
 from tests.simulation.world import durable
@@ -49,7 +48,7 @@ def test_a_flipped_byte_is_refused_with_the_file_and_the_place(tmp_path: Path) -
     path = newest(tmp_path)
     whole = path.read_bytes()
     starts = [0, *ends[:-1]]
-    for place in range(len(whole)):
+    for place in sorted({*range(0, len(whole), 7), *starts, *(end - 1 for end in ends)}):
         harmed = bytearray(whole)
         harmed[place] ^= 0x01
         path.write_bytes(harmed)
@@ -100,11 +99,14 @@ def test_a_large_snapshot_alone_is_no_reason_for_another_segment(tmp_path: Path)
     again.close()
 
 
-def test_records_missing_between_two_segments_are_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("snapshot_alone", [False, True])
+def test_records_missing_between_two_segments_are_noticed(tmp_path: Path, snapshot_alone: bool) -> None:
     journal_of(tmp_path, 20, segment_bytes_max=600)
     older = min(tmp_path.iterdir())
     lines = older.read_bytes().splitlines(keepends=True)
     older.write_bytes(b"".join(lines[:-1]))
+    if snapshot_alone:
+        newest(tmp_path).write_bytes(newest(tmp_path).read_bytes().splitlines(keepends=True)[0])
     journal = Journal(tmp_path)
     with pytest.raises(Corrupt, match="records are missing"):
         list(journal.replay(int(older.stem)))
@@ -118,7 +120,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was_and_the_same_append_succeeds_l
     changes = [changes for _, changes in zip(range(5), ticks(), strict=False)][-1]
     journal = Journal(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(journaling.os, "fdatasync", no_space)
+        patch.setattr(os, "fdatasync", no_space)
         with pytest.raises(DiskFull, match="no space left for the journal"):
             journal.append(5, changes, 5.0)
     assert newest(tmp_path).stat().st_size == ends[-1]
@@ -133,7 +135,7 @@ def test_a_full_disk_at_a_rotation_keeps_the_open_segment(
     journal_of(tmp_path, 4)
     journal = Journal(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(journaling.os, "fdatasync", no_space)
+        patch.setattr(os, "fdatasync", no_space)
         with pytest.raises(DiskFull):
             journal.start_segment(4, state_after(4).images(), 0.0)
     assert [path.suffix for path in tmp_path.iterdir()] == [".journal"]

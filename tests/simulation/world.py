@@ -1,8 +1,9 @@
 """A small deterministic world around the real ``decide``: clients, engines and chores whose words are lost,
-repeated and reordered, engines that are born again or come back as zombies, a scheduler that forgets what it did
-not remember.
+repeated and reordered, engines that are born again or come back as zombies, a scheduler that forgets what it
+did not remember.
 
-One seed is one history. ``check_served`` owes nothing to the state's own invariants: it reads files and manifest.
+One seed is one history. ``check_served`` owes nothing to the state's own invariants: it reads files and
+manifest only.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class World:
             return
         self.seq += 1
         self.ledger.commit(self.seq, images)
-        self.history.append((remembered, images))  # type: ignore[arg-type]
+        self.history.append((remembered, images))
 
     def _scheduler_dies(self) -> None:
         if self._chance(0.5):
@@ -290,6 +291,7 @@ class World:
         fate = self.rng.random() if self.faults else 1.0
         if fate < 0.1:
             return
+        verdict: e.Event | None
         match command:
             case cmd.StartIntake(batch_id):
                 chore, verdict = f"intake:{batch_id}", self._take_in(batch_id)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raybatch.core.chores import COMPACTED_FILES_MAX, next_compaction
 from raybatch.core.model import PartFile, ResultRow
 from raybatch.errors import Corrupt
 from raybatch.storage import parts as parts_module
-from raybatch.storage.compaction import FILES_MAX, compact, plan
+from raybatch.storage.compaction import compact
 from raybatch.storage.merge import merged_batches
 from raybatch.storage.parts import SCHEMA, remove, verify_part, write_part
 
@@ -174,9 +175,9 @@ def part_file(number: int, level: int, size_bytes: int = 1) -> PartFile:
 def test_the_lowest_level_with_enough_files_is_compacted_first():
     parts = [part_file(i, level=1) for i in range(20)] + [part_file(i, level=0) for i in range(20, 36)]
 
-    assert plan(parts) == tuple(parts[20:])
-    assert plan(parts[:35]) == tuple(parts[:20])
-    assert plan(parts[10:30]) is None
+    assert next_compaction(parts, 16) == tuple(parts[20:])
+    assert next_compaction(parts[:35], 16) == tuple(parts[:20])
+    assert next_compaction(parts[10:30], 16) == ()
 
 
 @given(arrivals=st.integers(1, 40), fan_in=st.integers(2, 16))
@@ -186,7 +187,7 @@ def test_files_stay_few_however_many_parts_arrive_and_rows_are_rewritten_seldom(
     rewritten = 0
     for number in range(arrivals * 50):
         parts.append(part_file(number, level=0))
-        while group := plan(parts, fan_in):
+        while group := next_compaction(parts, fan_in):
             merged = PartFile(
                 f"run_{number}",
                 "",
@@ -199,5 +200,5 @@ def test_files_stay_few_however_many_parts_arrive_and_rows_are_rewritten_seldom(
             parts = [part for part in parts if part not in group] + [merged]
 
     assert sum(part.size_bytes for part in parts) == arrivals * 50
-    assert len(parts) <= FILES_MAX
+    assert len(parts) <= COMPACTED_FILES_MAX
     assert rewritten <= arrivals * 50 * max(part.level for part in parts)
