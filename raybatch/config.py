@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
@@ -143,19 +143,19 @@ def make_settings(profile: str, assignments: tuple[str, ...] = (), **top: Any) -
 def _assigned(settings: Settings, assignment: str) -> Settings:
     path, equals, text = assignment.partition("=")
     section_name, dot, key = path.partition(".")
-    section = getattr(settings, section_name, None)
-    if not equals or not dot or section_name in ("models", "profile", "") or section is None:
-        sections = [f.name for f in fields(settings) if f.name not in ("models", "profile")]
+    sections = [f.name for f in fields(settings) if f.name not in ("models", "profile")]
+    if not equals or not dot or section_name not in sections:
         raise OperatorError(
             f"'{assignment}' is not section.key=value with a section of {', '.join(sections)}"
         )
+    section = getattr(settings, section_name)
     known = {f.name: f for f in fields(section)}
     if key not in known:
         raise OperatorError(f"'{section_name}' has no setting '{key}': it has {', '.join(sorted(known))}")
     current = getattr(section, key)
     try:
-        raw = json.loads(text) if not isinstance(current, str) and current is not None else text
-        value = msgspec.convert(raw, type(current)) if current is not None else raw
+        raw = text if current is None or isinstance(current, str) else json.loads(text)
+        value = msgspec.convert(raw, get_type_hints(type(section))[key])
     except (ValueError, msgspec.ValidationError):
         raise OperatorError(
             f"'{path}' takes a {type(current).__name__} such as {json.dumps(current)}, not '{text}'"

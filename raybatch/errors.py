@@ -15,6 +15,7 @@ RaybatchError
 fault ├── EngineFailed           an engine could not start; the message says why
 ├── EngineDied             an engine was lost with rows in flight; no row is answered
 ├── DiskFull               nothing was written; free space and the same call succeeds
+├── InUse                  another process has it open; it may let go
 └── Corrupt                stored bytes are not what was committed
 """
 
@@ -96,6 +97,10 @@ class EngineDied(RaybatchError):
 
 
 class DiskFull(RaybatchError):
+    pass
+
+
+class InUse(RaybatchError):
     pass
 
 

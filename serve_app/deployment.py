@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from sys import getrefcount
 
 from ray import serve
 from starlette.datastructures import MutableHeaders
@@ -18,8 +17,6 @@ from serve_app.answers import REQUEST_ID_HEADER
 APP_NAME = "raybatch"
 ONGOING_REQUESTS_MAX = 200
 PIECES_QUEUED_MAX = 4  #: of one answer, each of about 1 MiB
-LOOK_MIN_S, LOOK_MAX_S = 0.001, 0.25
-OUR_REFERENCES = 2  #: the queue's own, and the argument of getrefcount
 
 
 @serve.ingress()
@@ -63,34 +60,37 @@ class _FitForServe:
     """Makes good what a Serve replica does with an app's answer.
 
     Its proxy adds the request id's header by itself: with the app's own it would be there twice. And its
-    ``send`` never waits: a download would be queued in memory as fast as the disk gives it. So an answer goes
-    on only while Serve holds no more than ``PIECES_QUEUED_MAX`` of its pieces, which reference counts tell.
+    ``send`` never waits: a download would be queued in memory as fast as the disk gives it. So a mark goes
+    after every piece, and at most ``PIECES_QUEUED_MAX`` pieces are sent whose marks were not taken yet.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        queued: deque[bytes] = deque()
+        room = asyncio.Semaphore(PIECES_QUEUED_MAX)
+        loop = asyncio.get_running_loop()
 
         async def send_paced(message: Message) -> None:
             if message["type"] == "http.response.start":
                 del MutableHeaders(scope=message)[REQUEST_ID_HEADER]
+            if not message.get("more_body"):
+                await send(message)
+                return
+            await room.acquire()
             await send(message)
-            if message.get("more_body"):
-                queued.append(message["body"])
-            if len(queued) > PIECES_QUEUED_MAX:
-                await _released(queued, send)
-                queued.popleft()
+            mark = _Mark()
+            mark.taken = partial(loop.call_soon_threadsafe, room.release)
+            await send({"type": "http.response.body", "body": mark, "more_body": True})
 
         await self._app(scope, receive, send_paced)
 
 
-async def _released(queued: Sequence[bytes], send: Send) -> None:
-    """Returns once the oldest piece is ours alone. Serve holds what it took last until there is more to take,
-    so it is given nothings to take."""
-    look_s = LOOK_MIN_S
-    while getrefcount(queued[0]) > OUR_REFERENCES:
-        await asyncio.sleep(look_s)
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        look_s = min(2 * look_s, LOOK_MAX_S)
+class _Mark(bytes):
+    """An empty piece that notices when Serve takes it off the queue, for Serve then pickles it."""
+
+    taken: Callable[[], object]
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[()]]:
+        self.taken()
+        return bytes, ()

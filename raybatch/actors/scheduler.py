@@ -31,12 +31,13 @@ from raybatch.core.events import Event, Now, PartWritten, Tick
 from raybatch.core.model import Batch
 from raybatch.core.policy import Policy
 from raybatch.core.state import Image, State
-from raybatch.errors import Corrupt, DiskFull, NotFound
+from raybatch.errors import DiskFull, NotFound, RaybatchError, Unavailable
 from raybatch.ledger.durable import DurableMemory
 
 EVENTS_PER_TURN_MAX: Final = 512
 TICK_S: Final = 0.5
 DISK_FULL_RETRY_S: Final = 1.0
+OPEN_AGAIN_S: Final = 0.5
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -90,12 +91,14 @@ class Scheduler:
         self._commits = 0
         self._disk_full = False
         self._stopping = False
+        self._trouble = ""  #: why the ledger is not open yet
         self._ready = asyncio.Event()
 
     # -- the port ------------------------------------------------------------------------------------------
 
     async def ask(self, event: Event) -> Any:
         """See SchedulerPort.ask."""
+        self._check_ready()
         if isinstance(event, PartWritten):
             self._attest(event)
         letter = _Letter(event, asyncio.get_running_loop().create_future())
@@ -104,7 +107,7 @@ class Scheduler:
 
     async def read(self, what: str, *args: Any) -> Any:
         """See SchedulerPort.read."""
-        await self._ready.wait()
+        self._check_ready()
         match what:
             case "overview":
                 return self._overview()
@@ -141,11 +144,12 @@ class Scheduler:
     async def _load(self) -> None:
         while self._memory is None:
             try:
-                self._memory = await self._on_ledger_thread(self._open_memory)
-            except (Corrupt, DiskFull, OSError) as error:
-                log.warning("the ledger cannot be opened yet: %s", error)
-                await asyncio.sleep(0.5)
-        self._state = await self._on_ledger_thread(self._memory.load)
+                self._memory, self._state = await self._on_ledger_thread(self._open)
+            except (RaybatchError, OSError) as error:
+                if str(error) != self._trouble:
+                    log.error("the ledger cannot be opened yet: %s", error)
+                self._trouble = str(error)
+                await asyncio.sleep(OPEN_AGAIN_S)
         self._known.take(self._state.images())
         turn = _Turn()
         self._advance(recover(self._state), turn)
@@ -231,6 +235,20 @@ class Scheduler:
         for letter, error in turn.failed:
             if not letter.answer.done():
                 letter.answer.set_exception(error)
+
+    def _open(self) -> tuple[DurableMemory, State]:
+        memory = self._open_memory()
+        try:
+            return memory, memory.load()
+        except BaseException:
+            memory.close()
+            raise
+
+    def _check_ready(self) -> None:
+        """Raises Unavailable, saying why, until the ledger is open: nobody is left waiting."""
+        if not self._ready.is_set():
+            reason = f": {self._trouble}" if self._trouble else ""
+            raise Unavailable(f"The scheduler is starting{reason}", retry_after_s=2)
 
     # -- looking -------------------------------------------------------------------------------------------
 

@@ -137,8 +137,10 @@ class Connection:
             raise OperatorError(
                 f"'{self.url}' is not an address such as http://127.0.0.1:8420: {error}"
             ) from None
-        except httpx.TransportError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise self._unreachable(error) from None
+        except httpx.TransportError as error:
+            raise Unreachable(f"the connection to {self.url} broke off ({error}): ask again") from None
 
     def _unreachable(self, cause: BaseException) -> Unreachable:
         return Unreachable(

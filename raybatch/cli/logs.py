@@ -73,8 +73,8 @@ def log_files(home: Home) -> Iterator[LogFile]:
 
     roles = {process.pid: process.role for process in processes(home)}
     facts = running(home)
-    session = [Path(facts.ray_temp_dir) / "session_latest" / "logs"] if facts else []
-    for folder in (home.logs, *session):
+    sessions = sorted(Path(facts.ray_temp_dir).glob("session_2*")) if facts else []  # named by their start
+    for folder in (home.logs, *(session / "logs" for session in sessions[-1:])):
         for path in folder.rglob("*"):
             if path.suffix in SUFFIXES and path.is_file() and path.stat().st_size:
                 name = str(path.relative_to(folder))

@@ -17,7 +17,7 @@ from typing import Final
 import duckdb
 
 from raybatch.core.state import Image
-from raybatch.errors import Corrupt, DiskFull
+from raybatch.errors import Corrupt, DiskFull, InUse
 from raybatch.ledger.contract import Remembered, coalesce
 from raybatch.ledger.rows import TABLES, Table
 
@@ -74,9 +74,7 @@ class DuckDBLedger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             con = duckdb.connect(str(self._path), config={"threads": 1, "memory_limit": "512MB"})
-            con.execute(
-                "PRAGMA disable_optimizer"
-            )  # planning these plain statements costs more than running them
+            con.execute("PRAGMA disable_optimizer")  # planning costs more than these statements
             con.execute("CREATE TABLE IF NOT EXISTS applied (seq BIGINT, schema_version INTEGER)")
             for table in TABLES.values():
                 columns = ", ".join(f'"{name}" {kind}' for name, kind in table.columns)
@@ -89,6 +87,8 @@ class DuckDBLedger:
                 raise DiskFull(
                     f"no space left for the ledger at {self._path}: free some disk space"
                 ) from error
+            if "Could not set lock" in str(error):
+                raise InUse(f"the ledger {self._path} is open in another process: {error}") from error
             raise Corrupt(f"the ledger {self._path} cannot be read: {error}") from error
         if found != [(SCHEMA_VERSION,)]:
             con.close()

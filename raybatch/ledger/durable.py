@@ -26,9 +26,8 @@ class DurableMemory:
         self._directory = directory
         self._reserve = directory / "reserve"
         self._path = directory / "ledger.duckdb"
-        self._ledger: Ledger = _open_ledger(
-            self._path
-        )  # first: its lock keeps another process off the journal
+        # first: its lock keeps another process off the journal
+        self._ledger: Ledger = _open_ledger(self._path)
         try:
             self._journal = Journal(directory / "journal")
         except BaseException:
@@ -110,8 +109,6 @@ def _open_ledger(path: Path) -> Ledger:
     try:
         return DuckDBLedger(path)
     except Corrupt as damage:
-        if "Could not set lock" in damage.message:  # another process has it open: not damage
-            raise
         _set_aside(path, damage.message)
         return DuckDBLedger(path)
 

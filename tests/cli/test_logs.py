@@ -19,7 +19,13 @@ def session(home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch) 
     roles = {501: "scheduler", 502: "engine", 503: "other"}
     found = [ProcessFacts(pid, role, 1, 0.0, "ray::X") for pid, role in roles.items()]
     monkeypatch.setattr(cluster_facts, "processes", lambda home: found)
-    folder = Path(running.ray_temp_dir) / "session_latest" / "logs"
+    sessions = Path(running.ray_temp_dir)
+    (sessions / "session_2026-01-01_00-00-00_1_1" / "logs").mkdir(parents=True)
+    (sessions / "session_2026-01-01_00-00-00_1_1" / "logs" / "older.log").write_text("an earlier run\n")
+    (sessions / "session_latest").symlink_to(
+        sessions / "session_2025-12-31_00-00-00_1_1"
+    )  # Ray may leave it so
+    folder = sessions / "session_2026-01-02_00-00-00_1_1" / "logs"
     (folder / "serve").mkdir(parents=True)
     for pid, role in roles.items():
         lines = "".join(f"{role} line {number}\n" for number in range(5))
