@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from starlette.requests import ClientDisconnect
 
 from raybatch.actors.reads import BatchView, Overview, Page
 from raybatch.core.events import BatchAsked, CancelAsked, FileDeletionAsked, FileStored
@@ -124,7 +123,7 @@ async def _create_from_form(request: Request, door: Door) -> Json:
     asked = _asked(door, request, params, f"sha256:{file.sha256}")
     try:
         batch: Batch = await door.scheduler.ask(asked)
-    except (RaybatchError, ClientDisconnect):
+    except RaybatchError:
         await _forget(door, file)
         raise
     if batch.batch_id != asked.batch_id:  # the batch of an earlier try: it has its own copy

@@ -34,6 +34,8 @@ START_MAX_S: Final = 180.0
 STOP_MAX_S: Final = 60.0
 Say = Callable[[str], None]
 
+_started: Final[list[subprocess.Popen[bytes]]] = []  #: supervisors that this process must see end
+
 
 def up(home: Home, settings: Settings, say: Say) -> ClusterFacts:
     """Start a supervisor in the background; return once the API answers. The models may still be loading.
@@ -49,6 +51,7 @@ def up(home: Home, settings: Settings, say: Say) -> ClusterFacts:
             stderr=output,
             start_new_session=True,
         )
+    _started.append(supervisor)
     try:
         return _wait_ready(home, supervisor, say)
     except BaseException:
@@ -85,6 +88,7 @@ def down(home: Home, now: bool, say: Say) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(facts.supervisor_pid, signal.SIGKILL)
     reap(home)
+    _started[:] = [supervisor for supervisor in _started if supervisor.poll() is None]
     return True
 
 

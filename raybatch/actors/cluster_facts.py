@@ -75,17 +75,17 @@ def running(home: Home) -> ClusterFacts | None:
     facts = read_facts(home)
     if facts is None:
         return None
-    with try_lock(home) as lock:
+    with try_lock(home, shared=True) as lock:
         return facts if lock is None else None
 
 
 @contextlib.contextmanager
-def try_lock(home: Home) -> Iterator[IO[str] | None]:
+def try_lock(home: Home, *, shared: bool = False) -> Iterator[IO[str] | None]:
     """The supervisor's lock, or None when another process has it. The kernel frees it when that dies."""
     home.run.mkdir(parents=True, exist_ok=True)
     with (home.run / "supervisor.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
         else:
@@ -95,8 +95,7 @@ def try_lock(home: Home) -> Iterator[IO[str] | None]:
 def processes(home: Home) -> list[ProcessFacts]:
     """Every live process of this home's cluster, oldest first."""
     found = []
-    facts = running(home)
-    supervisor = [psutil.Process(facts.supervisor_pid)] if facts is not None else []
+    supervisor = _supervisor(home)
     for process in (*supervisor, *_own(home)):
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline()) or process.name()
@@ -128,21 +127,31 @@ def reap(home: Home) -> int:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         _, alive = psutil.wait_procs(alive, timeout=END_S)
-        alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        alive = [process for process in alive if not _is_zombie(process)]
     return len(mine)
 
 
 def kill_at_once(home: Home) -> int:
     """SIGKILL everything of this home's cluster, its supervisor first, as a power cut would."""
-    facts = running(home)
-    mine = _own(home)
-    if facts is not None:
-        mine.insert(0, psutil.Process(facts.supervisor_pid))
+    mine = [*_supervisor(home), *_own(home)]
     for process in mine:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(mine, timeout=END_S)
     return len(mine)
+
+
+def _supervisor(home: Home) -> list[psutil.Process]:
+    facts = running(home)
+    with contextlib.suppress(psutil.Error):
+        return [psutil.Process(facts.supervisor_pid)] if facts is not None else []
+    return []
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def _own(home: Home) -> list[psutil.Process]:
@@ -153,7 +162,7 @@ def _own(home: Home) -> list[psutil.Process]:
     own = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(CLUSTER_VARIABLE) == marker and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(CLUSTER_VARIABLE) == marker and not _is_zombie(process):
                 own.append(process)
     return own
 
@@ -184,9 +193,16 @@ def _role(command: str, process: psutil.Process) -> str:
 
 
 def wait_gone(pid: int, timeout_s: float) -> bool:
+    """Ended, even where whoever started it (this process, say) has not asked how."""
     deadline_mono = time.monotonic() + timeout_s
-    while psutil.pid_exists(pid):
+    while _alive(pid):
         if time.monotonic() > deadline_mono:
             return False
         time.sleep(0.1)
     return True
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not _is_zombie(psutil.Process(pid))
+    return False

@@ -121,6 +121,13 @@ class Scheduler:
             case _:
                 raise NotFound(f"nothing to read called '{what}'")
 
+    async def wait_ready(self) -> None:
+        await self._ready.wait()
+
+    def known(self) -> reads.Remembered:
+        """The last remembered snapshot; only for this event loop."""
+        return self._known
+
     def known_batch(self, batch_id: str) -> Batch:
         return self._known.batches[batch_id]
 

@@ -5,8 +5,10 @@ Its constructor never raises, for Ray would then give the actor up for good.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import time
 from typing import Any
 
 import ray
@@ -15,6 +17,7 @@ from raybatch import errors
 from raybatch.actors.gateway import NAMESPACE, RayGateway
 from raybatch.actors.own_loop import OwnLoop
 from raybatch.actors.scheduler import Scheduler
+from raybatch.actors.sweep import ORPHAN_AGE_S, kept, sweep
 from raybatch.actors.versions import code_version
 from raybatch.config import Home
 from raybatch.core.commands import Rejection
@@ -58,11 +61,26 @@ class SchedulerActor:
             )
             gateway.serve(scheduler)
             self._scheduler = scheduler
+            sweeping = asyncio.create_task(self._sweep(scheduler))
             await scheduler.run()
+            sweeping.cancel()
         except BaseException:
             log.exception("the scheduler's loop ended")
             logging.shutdown()
             os._exit(1)
+
+    async def _sweep(self, scheduler: Scheduler) -> None:
+        """At the start and once a day."""
+        await scheduler.wait_ready()
+        while True:
+            try:
+                wanted = kept(scheduler.known())
+                removed = await asyncio.to_thread(sweep, self._home, wanted, time.time())
+                if removed:
+                    log.info("swept %d orphaned result files", len(removed))
+            except OSError as error:
+                log.warning("the sweep stopped: %s", error)
+            await asyncio.sleep(ORPHAN_AGE_S)
 
     async def _answered(self, call: str, *args: Any) -> Any:
         if self._scheduler is None:

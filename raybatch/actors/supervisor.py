@@ -40,6 +40,7 @@ HEAD_START_S: Final = 90.0
 WATCH_S: Final = 2.0
 API_SILENT_S: Final = 30.0  #: then the bootstrap runs again
 HEAD_RESTART_WAIT_S: Final = 2.0
+LOCK_TRIES: Final = 5
 HEAD_END_S: Final = 3.0  #: everything worth keeping is durable already
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,12 @@ class Supervisor:
         """Until SIGTERM or SIGINT. Raises OperatorError when another supervisor has this home."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        with try_lock(self._home) as lock:
+        with contextlib.ExitStack() as stack:
+            lock = None
+            for _ in range(LOCK_TRIES):  # whoever asks whether this home runs holds it for a moment
+                lock = lock or stack.enter_context(try_lock(self._home))
+                if lock is None:
+                    time.sleep(0.1)
             if lock is None:
                 raise OperatorError(f"{self._home.root} is running already: see `raybatch status`")
             try:

@@ -61,14 +61,15 @@ class BlobStore:
         self.path(file_id).unlink(missing_ok=True)
         fsync_dir(self._root)
 
-    def sweep(self, keep: Callable[[str], bool]) -> None:
-        """Remove every blob that ``keep`` refuses, and what interrupted uploads left.
+    def sweep(self, keep: Callable[[str], bool], *, written_before: float) -> None:
+        """Remove every blob that ``keep`` refuses, and what interrupted uploads left, if older than an instant.
 
-        Call it while no upload is being written: an unfinished one would go too.
+        A young one may be on its way: written, and not yet known to who keeps the books.
         """
         for path in sorted(self._root.iterdir()):
             unfinished = path.name.startswith(TEMPORARY_PREFIX)
-            if unfinished or (FILE_ID.fullmatch(path.name) and not keep(path.name)):
+            unwanted = unfinished or (FILE_ID.fullmatch(path.name) and not keep(path.name))
+            if unwanted and path.stat().st_mtime < written_before:
                 path.unlink(missing_ok=True)
         fsync_dir(self._root)
 

@@ -137,17 +137,20 @@ def remove(home: Path, part: PartFile) -> None:
     (home / part.path).unlink(missing_ok=True)
 
 
-def sweep(home: Path, batch_id: str, keep: Collection[str]) -> list[str]:
-    """Delete every file of a batch that ``keep`` (paths relative to the home) leaves out; answer what went.
+def sweep(home: Path, batch_id: str, keep: Collection[str], *, written_before: float) -> list[str]:
+    """Delete files of a batch that ``keep`` (paths relative to the home) leaves out; answer what went.
 
-    Only when no part of the batch can be on its way: one that is written but not yet reported looks like an
-    orphan.
+    Only files older than the instant: a young one may be written and not yet reported.
     """
     directory = home / _directory(batch_id)
     if not directory.is_dir():
         return []
     found = {path: str(path.relative_to(home)) for path in sorted(directory.iterdir()) if _is_ours(path)}
-    orphans = {path: name for path, name in found.items() if name not in keep}
+    orphans = {
+        path: name
+        for path, name in found.items()
+        if name not in keep and path.stat().st_mtime < written_before
+    }
     for path in orphans:
         path.unlink(missing_ok=True)
     return list(orphans.values())

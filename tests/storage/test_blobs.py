@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_a_sweep_removes_what_nobody_keeps_and_unfinished_uploads_only(
     put(store, "file-two", b"")
     (tmp_path / "blobs" / ".tmp-left").write_bytes(b"half")
     (tmp_path / "blobs" / "README").write_bytes(b"not ours")
-    store.sweep(keep=lambda file_id: file_id == "file-one")
+    store.sweep(keep=lambda file_id: file_id == "file-one", written_before=time.time() + 60)
     assert names(store) == ["README", "file-one"]
 
 

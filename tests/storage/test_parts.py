@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,9 +149,9 @@ def test_a_sweep_removes_only_what_the_manifest_leaves_out(tmp_path):
     unfinished = (tmp_path / part_path("batch_1", "x")).with_name(".tmp-123")
     unfinished.touch()
 
-    swept = sweep(tmp_path, "batch_1", {kept.path})
+    swept = sweep(tmp_path, "batch_1", {kept.path}, written_before=time.time() + 60)
 
     assert set(swept) == {orphan.path, str(unfinished.relative_to(tmp_path))}
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {kept.path, other.path}
-    assert sweep(tmp_path, "batch_without_results", set()) == []
+    assert sweep(tmp_path, "batch_without_results", set(), written_before=0.0) == []
