@@ -1,4 +1,4 @@
-"""Bytes that no ledger row names: parts of refused reports, uploads cut off by a crash, indexes of failed batches.
+"""Bytes that no ledger row names: parts of refused reports, uploads cut off, indexes of failed batches.
 
 Only old ones are removed. A young file may be on its way to being remembered.
 """

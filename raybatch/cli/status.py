@@ -95,7 +95,11 @@ def screen(seen: Sighting) -> RenderableType:
 
 
 def _watch(connection: Connection) -> None:
-    with Live(screen(sight(connection)), console=stdout(), auto_refresh=False) as live:
+    console = stdout()
+    while not console.is_terminal:  # one screen after the other: a log
+        console.print(screen(sight(connection)))
+        time.sleep(REFRESH_S)
+    with Live(screen(sight(connection)), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(REFRESH_S)
             live.update(screen(sight(connection)), refresh=True)

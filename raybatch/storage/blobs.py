@@ -62,7 +62,7 @@ class BlobStore:
         fsync_dir(self._root)
 
     def sweep(self, keep: Callable[[str], bool], *, written_before: float) -> None:
-        """Remove every blob that ``keep`` refuses, and what interrupted uploads left, if older than an instant.
+        """Remove blobs that ``keep`` refuses, and what interrupted uploads left, if older than an instant.
 
         A young one may be on its way: written, and not yet known to who keeps the books.
         """
