@@ -1,4 +1,4 @@
-"""A batch through everything real: HTTP, Ray, vLLM, Parquet, SQL; and vLLM's engine process killed halfway."""
+"""A batch through all that is real: HTTP, Ray, vLLM, Parquet, SQL; and vLLM's engine process killed."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ async def test_a_drained_engine_commits_finished_rows_and_gives_the_rest_back(ho
 
 async def test_cancel_keeps_finished_rows_and_writes_the_rest_as_cancelled(home: Home) -> None:
     async with scheduling(home) as (scheduler, gateway):
-        batch = await create(scheduler, await store(home, scheduler, upload_of(600)))
+        batch = await create(scheduler, await store(home, scheduler, upload_of(5_000)))
         async with engine_running(home, gateway, EchoEngine(SLOW)):
             await until(scheduler, batch.batch_id, lambda batch: batch.finished_rows > 60)
             cancelling = await scheduler.ask(CancelAsked(uuid.uuid4().hex, "default", batch.batch_id))
@@ -102,13 +102,13 @@ async def test_cancel_keeps_finished_rows_and_writes_the_rest_as_cancelled(home:
 
         assert batch.status is BatchStatus.CANCELLED
         assert batch.tally.completed > 60
-        assert batch.tally.completed + batch.tally.failed == 600
+        assert batch.tally.completed + batch.tally.failed == 5_000
         output = await lines_of(home, scheduler, batch.batch_id, "output")
         errors = await lines_of(home, scheduler, batch.batch_id, "error")
         assert len(output) == batch.tally.completed
         assert {line["error"]["code"] for line in errors} == {"batch_cancelled"}
         ids = {line["custom_id"] for line in (*output, *errors)}
-        assert ids == {f"id-{i}" for i in range(600)}
+        assert ids == {f"id-{i}" for i in range(5_000)}
 
 
 async def test_two_engines_share_a_batch_without_doing_a_row_twice(home: Home) -> None:

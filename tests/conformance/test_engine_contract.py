@@ -185,7 +185,7 @@ def _ask_for_long(engine: Engine, request_id: str) -> asyncio.Task[EngineReply]:
 
 async def _until(condition: Callable[[], bool]) -> None:
     """Progress is read, not announced; the suite's own time limit is the only one."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         await asyncio.sleep(0.005)
 
 
