@@ -6,8 +6,6 @@ looked up.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import shlex
@@ -74,18 +72,16 @@ def test_the_commands_of_a_page_work(page: Path, served: EchoCluster, tmp_path: 
             pytest.fail(f"{page.name}: no way to run {command!r}")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_python_of_the_readme_works(
-    served: EchoCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_python_of_the_readme_works(served: EchoCluster, tmp_path: Path) -> None:
     _run_raybatch(["demo-data", "--rows", "20", "-o", "questions.jsonl"], served, tmp_path)
     (code,) = _blocks(ROOT / "README.md", "python")
     assert "http://127.0.0.1:8420" in code
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code.replace("http://127.0.0.1:8420", served.url), {})
-    assert '"custom_id"' in printed.getvalue()
+
+    printed = _run(
+        [sys.executable, "-c", code.replace("http://127.0.0.1:8420", served.url)], served, tmp_path
+    )
+
+    assert '"custom_id"' in printed
 
 
 def _parse_up(words: list[str], served: EchoCluster) -> None:
@@ -141,9 +137,10 @@ def _watch(words: list[str], served: EchoCluster, folder: Path) -> None:
         watching.communicate()
 
 
-def _run(command: list[str], served: EchoCluster, folder: Path) -> None:
+def _run(command: list[str], served: EchoCluster, folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=_environment(served), capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def _environment(served: EchoCluster) -> dict[str, str]:
