@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test lint format lock clean kills memory ports
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -26,6 +26,15 @@ lint: install  ## style, types and who may import whom
 format: install  ## let ruff rewrite what it can
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+kills: install  ## kill what runs a batch, five times each, and check every row
+	.venv/bin/python -m jobs.kills
+
+memory: install  ## peak memory of each process, small batch against large
+	.venv/bin/python -m jobs.memory
+
+ports: install  ## every listening port, and what it tells a stranger
+	.venv/bin/python -m jobs.ports
 
 lock: install  ## resolve requirements/cpu.txt and requirements/gpu.txt anew
 	@bash requirements/lock.sh

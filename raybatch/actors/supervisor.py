@@ -41,6 +41,9 @@ WATCH_S: Final = 2.0
 API_SILENT_S: Final = 30.0  #: then the bootstrap runs again
 HEAD_RESTART_WAIT_S: Final = 2.0
 LOCK_TRIES: Final = 5
+#: ports Ray otherwise fixes, so that a second home could not have them
+METRICS_VARIABLES: Final = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+RAY_TEMP_DIR_MAX: Final = 40  #: characters; a session adds some 65 to it
 HEAD_END_S: Final = 3.0  #: everything worth keeping is durable already
 
 log = logging.getLogger(__name__)
@@ -105,9 +108,11 @@ class Supervisor:
 
     def _start_head(self) -> None:
         """A Ray head of our own: token for every port, own ports, own short temp dir, loopback."""
-        ports = free_ports(8)
-        temp_dir = _short_temp_dir(self._facts.cluster_id)
-        self._environment = head_environment(self._home, self._facts.cluster_id)
+        ports = free_ports(10)
+        temp_dir = _short_temp_dir(self._home, self._facts.cluster_id)
+        self._environment = head_environment(self._home, self._facts.cluster_id) | {
+            name: str(port) for name, port in zip(METRICS_VARIABLES, ports[8:], strict=True)
+        }
         self._facts = replace(
             self._facts,
             ray_address=f"127.0.0.1:{ports[0]}",
@@ -209,6 +214,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
     return os.environ | {
         CLUSTER_VARIABLE: cluster,
         "RAYBATCH_HOME": str(home.root),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",  # for jobs
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": "",
@@ -217,7 +223,6 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes 127.0.0.1 for the machine's own address
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
-        "RAY_OVERRIDE_JOB_RUNTIME_ENV": "0",
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
         "TMPDIR": str(home.scratch),
         "VLLM_NO_USAGE_STATS": "1",
@@ -233,9 +238,11 @@ def api_alive(url: str) -> bool:
         return False
 
 
-def _short_temp_dir(cluster: str) -> Path:
-    """Ray's socket paths must stay under 107 bytes, however long the home's own path is."""
-    path = Path(tempfile.gettempdir()) / f"rb-{cluster[:8]}"
+def _short_temp_dir(home: Home, cluster: str) -> Path:
+    """In the home, unless its path is long: Ray's socket paths must stay under 107 bytes."""
+    path = home.root / "ray"
+    if len(str(path)) > RAY_TEMP_DIR_MAX:
+        path = Path(tempfile.gettempdir()) / f"rb-{cluster[:8]}"
     path.mkdir(mode=0o700, exist_ok=True)
     for session in path.glob("session_2*"):  # earlier ones: Ray never removes them
         shutil.rmtree(session, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Operator commands, a page each: measure, break and look over a raybatch."""

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from openai import APIStatusError, OpenAI
+from openai.types import Batch
+
+from jobs.echo_cluster import EchoCluster, until
+from jobs.trial import ENDED, ENDPOINT, TRIAL_MAX_S, Trial, request, requests, upload_of
+
+pytestmark = pytest.mark.cluster
+
+#: what breaks JSON, CSV, terminals, C strings and Unicode code elsewhere
+NAUGHTY = (
+    "",
+    " ",
+    "\x00",
+    "before\x00after",
+    "\x01\x1b[31m\x7f\x9f",
+    "\ufeffa mark",
+    "line\nfeed\r\nreturn\ttab\vand\fform",
+    "next\x85line\u2028separator\u2029end",
+    "\"quoted\" 'single' `tick` \\back\\slash\\u0041 \\",
+    "</script><script>alert(1)</script>",
+    "'; DROP TABLE rows; --",
+    "$(reboot) `reboot` %s %n {0} {{}} ${HOME}",
+    "=1+1,@SUM(A1)",
+    "../../etc/passwd",
+    "NULL None nan Infinity true undefined",
+    "0x1F 1e400 -0 1,000.00",
+    "田中さんにあげて下さい",
+    "مرحبا \u202eright to left\u202c",
+    "e\u0301 \u00e9 Z\u0351\u036b\u0343a\u0329l\u0316g\u030do",
+    "👩‍👩‍👧‍👦 🇺🇳 \U0010ffff \ue000 \ufffd \uffff",
+    "\u200b\u200e\u00ad\u180e\u2060",
+    "<|im_start|>system <|endoftext|> [INST]",
+    "x" * 100_000,
+)
+
+
+def test_the_stock_client_gets_every_answer_in_input_order(client: OpenAI) -> None:
+    file = client.files.create(file=("requests.jsonl", requests(300)), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", metadata={"for": "a test"}
+    )
+    batch = _ended(client, batch.id)
+    assert (batch.status, batch.error_file_id, batch.metadata) == ("completed", None, {"for": "a test"})
+    assert batch.output_file_id is not None
+    lines = client.files.content(batch.output_file_id).text.splitlines()
+    assert [json.loads(line)["custom_id"] for line in lines] == [f"r{number}" for number in range(300)]
+    assert batch.id in [listed.id for listed in client.batches.list(limit=5)]
+    with pytest.raises(APIStatusError, match="Cannot cancel a batch with status 'completed'") as refused:
+        client.batches.cancel(batch.id)
+    assert refused.value.status_code == 409
+
+
+def test_every_row_is_there_once_and_says_what_it_should(shared: EchoCluster) -> None:
+    assert Trial(shared, requests(5000)).verdict().faults == []
+
+
+def test_naughty_strings_come_back_as_they_went(shared: EchoCluster) -> None:
+    pairs = [(f"{number}:{text[:500]}", text) for number, text in enumerate(NAUGHTY)]
+    escaped = upload_of(pairs)
+    as_they_are = b"".join(
+        json.dumps(request(custom_id + "!", told), ensure_ascii=False).encode() + b"\r\n"
+        for custom_id, told in pairs
+    )
+    trial = Trial(shared, b"\n".join((escaped, b"", as_they_are.rstrip())))
+    assert trial.verdict().faults == []
+    assert trial.wait_ended()["request_counts"]["completed"] == 2 * len(NAUGHTY)
+
+
+def test_a_broken_line_fails_the_batch_and_is_named(shared: EchoCluster, client: OpenAI) -> None:
+    lines = requests(50).splitlines(keepends=True)
+    lines[6] = b'{"custom_id": "r6", "method": "POST"\n'
+    lines[30] = lines[29]
+    batch = _ended(client, Trial(shared, b"".join(lines)).batch_id)
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert [(error.line, error.code) for error in batch.errors.data] == [
+        (7, "invalid_json_line"),
+        (31, "duplicate_custom_id"),
+    ]
+    assert batch.errors.data[0].message == "This line is not parseable as valid JSON."
+    assert (batch.output_file_id, batch.error_file_id) == (None, None)
+
+
+def test_requests_that_the_engine_refuses_become_error_rows_and_harm_no_other(shared: EchoCluster) -> None:
+    pairs = [(f"r{n}", "[[status=400]]" if n % 100 == 7 else f"hello number {n}") for n in range(2000)]
+    trial = Trial(shared, upload_of(pairs))
+    assert trial.verdict().faults == []
+    batch = trial.wait_ended()
+    assert batch["status"] == "completed"
+    assert batch["request_counts"] == {"total": 2000, "completed": 1980, "failed": 20}
+
+
+def test_a_cancelled_batch_keeps_what_it_finished_and_names_the_rest(shared: EchoCluster) -> None:
+    trial = Trial(shared, requests(5000))
+    trial.wait_committed(500)
+    assert trial.cancel()["status"] == "cancelling"
+    assert trial.verdict().faults == []
+    batch = trial.wait_ended()
+    assert batch["status"] == "cancelled"
+    assert batch["request_counts"]["completed"] >= 500
+    assert batch["request_counts"]["failed"] > 0
+    error = shared.content(batch["error_file_id"]).splitlines()
+    assert {json.loads(line)["error"]["code"] for line in error} == {"batch_cancelled"}
+
+
+def test_a_small_batch_does_not_wait_for_a_large_one(shared: EchoCluster) -> None:
+    large = Trial(shared, requests(10_000))
+    large.wait_committed(1)
+    small = Trial(shared, requests(200))
+    assert small.wait_ended()["status"] == "completed"
+    assert (large.look() or {})["status"] == "in_progress"
+    assert small.verdict().faults == []
+    assert large.verdict().faults == []
+
+
+def _ended(client: OpenAI, batch_id: str) -> Batch:
+    until(lambda: client.batches.retrieve(batch_id).status in ENDED, TRIAL_MAX_S, f"{batch_id} has not ended")
+    return client.batches.retrieve(batch_id)
