@@ -140,14 +140,34 @@ def demo_home(given: str | None) -> Home:
         raise OperatorError(
             f"{home.root} has settings of its own, which a demo would replace: give it another --home"
         )
+    from raybatch.actors import cluster
     from raybatch.actors.cluster_facts import running
 
     facts = running(home)
-    if facts is not None:
+    if facts is not None and _lives(marker):
         raise OperatorError(f"a demo is running at {home.root} already (process {facts.supervisor_pid})")
+    if facts is not None:
+        typer.echo("An earlier demo died and left its cluster running; stopping that first.")
+        cluster.down(home, now=True, say=typer.echo)
     home.make()
-    marker.touch()
+    marker.write_text(_identity(os.getpid()))
     return home
+
+
+def _lives(marker: Path) -> bool:
+    """Whether the demo that wrote the marker still runs."""
+    identity = marker.read_text()
+    return bool(identity) and _identity(int(identity.split()[0])) == identity
+
+
+def _identity(pid: int) -> str:
+    """A process id and when it started; empty when there is no such process."""
+    import psutil
+
+    try:
+        return f"{pid} {psutil.Process(pid).create_time()}"
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def demo_settings() -> Settings:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 
 import msgspec
+import psutil
 import pytest
 
 from raybatch.actors import cluster
@@ -134,11 +135,20 @@ def test_a_home_with_settings_of_its_own_is_left_alone(raybatch: Run, fake: Fake
 def test_a_demo_that_runs_already_is_left_alone(
     raybatch: Run, home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home.root / "demo").touch()
+    (home.root / "demo").write_text(f"{os.getpid()} {psutil.Process().create_time()}")
     monkeypatch.setattr(cluster, "down", lambda *_: pytest.fail("stopped another demo"))
     result = raybatch("demo")
     assert result.exit_code == 1
     assert str(running.supervisor_pid) in result.stdout
+
+
+def test_what_a_dead_demo_left_running_is_stopped_first(raybatch: Run, fake: FakeCluster, home: Home) -> None:
+    (home.root / "demo").write_text("999999999 1.0")
+    fake.moves.append("up")  # by the dead one
+    answer_all(fake, lambda expected: expected)
+    result = raybatch("demo", "--rows", str(ROWS))
+    assert result.exit_code == 0, result.stdout
+    assert fake.moves == ["up", "down", "up", "down"]
 
 
 @pytest.mark.parametrize(
