@@ -56,4 +56,4 @@ if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
     'import ray.serve, transformers.models.auto, vllm.entrypoints.launchers.api_server.app_state; import vllm.entrypoints.launchers.app, vllm.v1.engine.async_llm, vllm.v1.worker.worker_base' > /dev/null 2>&1 || true
 fi
 echo "$wanted" > "$stamp"
-echo "Installed ($lock_name): try .venv/bin/raybatch --help"
+echo "Installed ($lock_name) in $SECONDS s: try .venv/bin/raybatch --help"

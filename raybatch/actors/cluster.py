@@ -98,6 +98,11 @@ def prepare(home: Home, settings: Settings) -> None:
         raise OperatorError(
             f"{home.root} is running already: see `raybatch status`, or `raybatch down` first"
         )
+    if " " in sys.prefix:
+        raise OperatorError(
+            f"Ray cannot be started from a folder with a space in its path, such as {sys.prefix}: "
+            "move the checkout, or install raybatch into a virtual environment elsewhere"
+        )
     home.make()
     reap(home)
     check_free(settings.api.host, settings.api.port)
