@@ -54,7 +54,7 @@ class EngineLoop:
         self._engine_id = engine_id
         self._models = models
         self._rows = RequestRows(home)
-        self._incarnation = time.time()
+        self._incarnation = time.monotonic()
         self._seq = 0
         self._phase = e.EnginePhase.LOADING
         self._error: str | None = None

@@ -105,7 +105,7 @@ class BatchEnded:
 
 @dataclass(frozen=True, slots=True)
 class EngineSeen:
-    """Volatile. ``incarnations``: how many times this engine was started, as far as this process knows."""
+    """Volatile. An engine reported."""
 
     report: EngineReport
     at_mono: float

@@ -176,9 +176,9 @@ def _take_in(state: State, verdict: e.IntakeEnded, now: e.Now) -> Decision:
 
 def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Policy) -> Decision:
     known = state.engines.get(report.engine_id)
-    if known is not None and report.incarnation < known.report.incarnation:
+    if known is not None and not known.lost and report.incarnation < known.report.incarnation:
         return Decision(commands=(cmd.Reply(report.reply_to, cmd.EngineOrders(superseded=True)),))
-    reborn = known is None or report.incarnation > known.report.incarnation
+    reborn = known is None or report.incarnation != known.report.incarnation
     if known is not None and not reborn and report.seq <= known.report.seq:
         return Decision(commands=(cmd.Reply(report.reply_to, cmd.EngineOrders()),))
 

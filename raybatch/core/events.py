@@ -111,7 +111,10 @@ class EngineReport:
 
     reply_to: str
     engine_id: str
-    incarnation: float  #: wall instant of the engine's start: a later start is the same engine, born again
+    #: seconds since its machine's boot when the engine started: a later start is the same engine, born again.
+    #: Not a wall instant, for those may jump back; on another machine it may be less, which counts once this
+    #: one is lost.
+    incarnation: float
     seq: int  #: grows with every report of one incarnation
     models: tuple[str, ...]  #: the canonical id first, then the aliases it answers to
     phase: EnginePhase

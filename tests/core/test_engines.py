@@ -52,6 +52,15 @@ def test_a_later_birth_takes_the_leases_and_silences_the_earlier(scene: Scene) -
     assert scene.report(held=(again,), incarnation=2.0, seq=2).dropped == ()
 
 
+def test_an_engine_on_another_machine_is_believed_once_the_one_before_is_lost(scene: Scene) -> None:
+    (lease,) = scene.report(wants_rows=16, incarnation=9.0).leases
+    assert scene.report(wants_rows=16, incarnation=1.0, seq=1) == EngineOrders(superseded=True)
+    scene.wait(scene.policy.engine_silent_s + 1.0)
+    (again,) = scene.report(wants_rows=16, incarnation=1.0, seq=2).leases
+    assert again.chunk_id == lease.chunk_id
+    assert again.token > lease.token
+
+
 def test_an_engine_that_is_born_too_often_waits_longer_each_time(scene: Scene) -> None:
     holds = [scene.report(incarnation=float(birth), seq=1).hold_s for birth in range(1, 7)]
     assert holds == [0.0, 0.0, 1.0, 2.0, 3.0, 3.0]
