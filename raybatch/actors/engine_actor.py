@@ -17,7 +17,7 @@ from raybatch.actors.gateway import NAMESPACE, engine_ids
 from raybatch.actors.own_loop import OwnLoop
 from raybatch.actors.scheduler_handle import RayScheduler
 from raybatch.actors.versions import code_version
-from raybatch.config import Home
+from raybatch.config import Home, Settings
 from raybatch.telemetry import log_to_stderr
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,14 @@ def ensure_engines(home: Home) -> list[Any]:
             max_task_retries=0,
             max_concurrency=16,
             num_cpus=0,
-            num_gpus=settings.engine.gpus if settings.engine.kind == "vllm" else 0,
+            num_gpus=_gpus(settings),
         ).remote(str(home.root), engine_id)
         for engine_id in engine_ids(home)
     ]
+
+
+def _gpus(settings: Settings) -> float:
+    """A model split over several GPUs needs that many."""
+    if settings.engine.kind != "vllm" or not settings.engine.gpus:
+        return 0
+    return max(settings.engine.gpus, settings.vllm.tensor_parallel_size)

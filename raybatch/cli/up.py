@@ -109,6 +109,11 @@ def wanted_settings(
             key_sha256=None if api_key is None else hashlib.sha256(api_key.encode()).hexdigest(),
         ),
     )
+    if settings.engine.kind == "vllm" and settings.engine.gpus > 0 and not has_gpu():
+        raise OperatorError(
+            f"profile {machine} pins each engine to {settings.engine.gpus:g} GPU, and no NVIDIA driver with a"
+            " device was found: take --profile cpu, or --set engine.gpus=0"
+        )
     if not is_loopback(settings.api.host) and settings.api.key_sha256 is None:
         raise OperatorError(
             f"--host {settings.api.host} lets other machines in, so it needs a key:"

@@ -100,6 +100,7 @@ def test_an_open_host_needs_a_key_and_only_its_digest_is_kept(
     [
         (["--engine", "tgi"], "choose vllm or echo"),
         (["--profile", "laptop"], "desktop"),
+        (["--profile", "desktop"], "take --profile cpu"),  # this machine has no GPU, says the fixture
         (["--set", "engine.speed=9"], "'engine' has no setting 'speed'"),
         (["--set", "engine.replicas=many"], "'many'"),
     ],
@@ -137,12 +138,13 @@ def test_running_already_with_other_settings_names_the_difference(
 
 
 def test_waiting_says_how_the_models_come_up(
-    raybatch: Run, server: FakeServer, running: ClusterFacts
+    raybatch: Run, server: FakeServer, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loading = overview_json(engine_json(phase="loading", models=["org/ready-7b"]))
     starting = (503, {"error": {"message": "the scheduler is starting"}})
     answers = (starting, overview_json(), loading, loading, overview_json(engine_json()))
     server.answer("GET", "/admin/overview", *answers)
+    monkeypatch.setattr(up_module, "has_gpu", lambda: True)
     result = raybatch("up", "--profile", "desktop", "--wait")
     assert result.exit_code == 0
     said = result.stderr.splitlines()

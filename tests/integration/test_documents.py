@@ -89,6 +89,7 @@ def _parse_up(words: list[str], served: EchoCluster) -> None:
     started = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster_module, "up", lambda home, settings, say: started.append(settings) or 1 / 0)
+        patch.setattr("raybatch.cli.up.has_gpu", lambda: True)
         patch.setattr(cluster_module, "up_foreground", lambda home, settings: started.append(settings))
         home = served.home.root / "elsewhere"
         CliRunner().invoke(app, ["--home", str(home), *words], env={"RAYBATCH_HOME": str(home)})
