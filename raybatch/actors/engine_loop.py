@@ -31,6 +31,7 @@ from raybatch.storage import parts
 ASK_AGAIN_S: Final = 0.5
 CREDIT_S: Final = 2.0  #: a fast engine holds rows for about so long
 CREDIT_ROWS_MAX: Final = 16_384
+COALESCE_S: Final = 0.02  #: rows finish in crowds: look at them together
 FAILED_S: Final = 60.0  #: a failed load is shown for so long, then tried again
 LAST_COMMIT_S: Final = 15.0  #: after the engine died, finished rows get so long to be committed
 
@@ -63,6 +64,7 @@ class EngineLoop:
         self._rates = _Rates()
         self._wake = asyncio.Event()  #: report now
         self._finished = asyncio.Event()  #: rows to commit
+        self._committing = asyncio.Lock()
         self._dead = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._more_expected = False  #: the last report brought rows
@@ -230,21 +232,20 @@ class EngineLoop:
 
     async def _commit_loop(self) -> None:
         assert self._window is not None
-        last_mono: dict[str, float] = {}
+        first_mono: dict[str, float] = {}  #: by batch: when its oldest uncommitted row was seen
+        wait_s: float | None = None
         while True:
-            await self._finished.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._finished.wait(), wait_s)
             self._finished.clear()
-            now_mono = time.monotonic()
-            wait_s = self._settings.flush_s
             for batch_id in self._batches():
-                due_s = last_mono.setdefault(batch_id, now_mono) + self._settings.flush_s - now_mono
-                if due_s <= 0 or self._due_now(batch_id):
+                seen_mono = first_mono.setdefault(batch_id, time.monotonic())
+                overdue = time.monotonic() - seen_mono >= self._settings.flush_s
+                if overdue or self._due_now(batch_id):
                     await self._commit(batch_id)
-                    last_mono.pop(batch_id)
-                else:
-                    wait_s = min(wait_s, due_s)
-            if self._window.uncommitted_rows:
-                asyncio.get_running_loop().call_later(wait_s, self._finished.set)
+                    del first_mono[batch_id]
+            wait_s = self._settings.flush_s if first_mono else None
+            await asyncio.sleep(COALESCE_S)
 
     def _batches(self) -> list[str]:
         assert self._window is not None
@@ -260,14 +261,22 @@ class EngineLoop:
         return rows >= self._settings.flush_rows or all(held.idle for held in mine)
 
     async def _commit_everything(self) -> None:
+        async with self._committing:  # what the commit loop has under way is seen through
+            pass
         while batches := self._batches():
             for batch_id in batches:
                 await self._commit(batch_id)
 
     async def _commit(self, batch_id: str) -> None:
         """Write one part of a batch's finished rows and see it through to the scheduler's verdict."""
+        async with self._committing:
+            await self._commit_part(batch_id)
+
+    async def _commit_part(self, batch_id: str) -> None:
         assert self._window is not None
         taken = self._window.take_finished(batch_id)
+        if not taken:
+            return
         leases = {chunk_id: self._window.held[chunk_id].lease for chunk_id in taken}
         rows = [row for chunk_rows in taken.values() for row in chunk_rows]
         slices = tuple(slice_of(leases[chunk_id], chunk_rows) for chunk_id, chunk_rows in taken.items())
