@@ -49,9 +49,6 @@ class SchedulerActor:
     async def version(self) -> str:
         return code_version()
 
-    async def pid(self) -> int:
-        return os.getpid()
-
     async def _run(self) -> None:
         try:
             settings = self._home.load()

@@ -7,7 +7,7 @@ lock as long as it lives and never imports ray, so that watching costs little.
 from __future__ import annotations
 
 import contextlib
-import json
+import http.client
 import logging
 import os
 import shutil
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +233,7 @@ def api_alive(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health/live", timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, json.JSONDecodeError):
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from raybatch.cli.show import one_line, size, stdout, table
 from raybatch.cli.sql import ask, print_answer
 from raybatch.cli.submit import create, print_errors
 from raybatch.cli.up import dashboard, has_gpu, print_where, wait_for_model
-from raybatch.config import API_PORT_DEFAULT, PACKAGED_MODEL, ApiSettings, Home, make_settings
+from raybatch.config import PACKAGED_MODEL, ApiSettings, Home, make_settings
 from raybatch.core.model import BatchStatus
 from raybatch.errors import OperatorError, RaybatchError
 
@@ -171,8 +170,19 @@ def _identity(pid: int) -> str:
 
 
 def demo_settings() -> Settings:
-    api = ApiSettings(port=API_PORT_DEFAULT if _is_free(API_PORT_DEFAULT) else _free_port())
-    return make_settings("desktop" if has_gpu() else "cpu", models=(PACKAGED_MODEL,), api=api)
+    return make_settings("desktop" if has_gpu() else "cpu", models=(PACKAGED_MODEL,), api=_free_address())
+
+
+def _free_address() -> ApiSettings:
+    """The usual port, or another one when somebody has that."""
+    from raybatch.actors.ports import check_free, free_ports
+
+    usual = ApiSettings()
+    try:
+        check_free(usual.host, usual.port)
+    except OperatorError:
+        return replace(usual, port=free_ports(1)[0])
+    return usual
 
 
 def write_questions(home: Home, rows: int) -> Path:
@@ -278,20 +288,3 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
