@@ -7,7 +7,7 @@ uv=.venv/bin/uv
 common=(
   --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
-  --extra dev --overrides requirements/overrides.txt
+  --extra dev --extra bench --overrides requirements/overrides.txt
 )
 # A folder of wheels that pip is told of may hold the CPU build of torch; otherwise uv knows where it is.
 cpu_torch=(--torch-backend cpu)
