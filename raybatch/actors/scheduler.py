@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,21 +24,41 @@ from raybatch import __version__
 from raybatch.actors import reads
 from raybatch.actors.pace import Pace
 from raybatch.actors.scheduler_port import raise_rejection
+from raybatch.core.admission import closed
 from raybatch.core.changes import DurableChange, is_durable
-from raybatch.core.commands import Command, Reply
+from raybatch.core.commands import Command, Rejection, Reply
 from raybatch.core.decide import decide, recover
 from raybatch.core.decision import Decision
-from raybatch.core.events import Event, Now, PartWritten, Tick
+from raybatch.core.estimate import time_left
+from raybatch.core.events import (
+    Event,
+    Now,
+    PartWritten,
+    QuietMode,
+    RatesMeasured,
+    SurroundingsSeen,
+    Tick,
+)
 from raybatch.core.model import Batch
 from raybatch.core.policy import Policy
+from raybatch.core.quiet import QuietHours, is_quiet
 from raybatch.core.state import Image, State
 from raybatch.errors import DiskFull, NotFound, RaybatchError, Unavailable
 from raybatch.ledger.durable import DurableMemory
 
 EVENTS_PER_TURN_MAX: Final = 512
 TICK_S: Final = 0.5
+LOOK_S: Final = 5.0  #: between two looks at disk and clock
 DISK_FULL_RETRY_S: Final = 1.0
+DISK_FULL: Final = Rejection(
+    "Unavailable",
+    "The disk of this server is full, so nothing new is taken in. Try again once there is space.",
+    code="disk_full",
+    retry_after_s=60,
+)
 OPEN_AGAIN_S: Final = 0.5
+
+NEVER_QUIET: Final = QuietHours()
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -73,12 +94,18 @@ class Scheduler:
         policy: Policy,
         home: Path,
         die: Callable[[str], NoReturn] | None = None,
+        quiet: QuietHours = NEVER_QUIET,
+        models: tuple[str, ...] = (),
     ) -> None:
-        """``die``: called when what is in memory can no longer be trusted; must not return."""
+        """``die``: called when what is in memory can no longer be trusted; must not return. ``models``: ids
+        of the configuration.
+        """
         self._open_memory = open_memory
         self._gateway = gateway
         self._policy = policy
         self._home = home
+        self._quiet = quiet
+        self._models = models
         self._die = die or _exit_process
         self._mailbox: asyncio.Queue[_Letter] = asyncio.Queue()
         self._ledger_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
@@ -88,6 +115,7 @@ class Scheduler:
         self._pace = Pace()
         self._started_mono = time.monotonic()
         self._ticked_mono = 0.0
+        self._looked_mono = 0.0
         self._commits = 0
         self._disk_full = False
         self._stopping = False
@@ -112,11 +140,11 @@ class Scheduler:
             case "overview":
                 return self._overview()
             case "view":
-                return self._pace.view(raise_rejection(reads.batch(self._known, *args)))
+                return self._view(raise_rejection(reads.batch(self._known, *args)))
             case "views":
                 page = raise_rejection(reads.batches(self._known, *args))
-                return reads.Page(tuple(self._pace.view(batch) for batch in page.items), page.has_more)
-            case "file" | "files" | "batch" | "batches" | "rows" | "manifest":
+                return reads.Page(tuple(self._view(batch) for batch in page.items), page.has_more)
+            case "file" | "files" | "batch" | "batches" | "rows" | "manifest" | "log" | "whole_log":
                 return raise_rejection(getattr(reads, what)(self._known, *args))
             case _:
                 raise NotFound(f"nothing to read called '{what}'")
@@ -175,9 +203,32 @@ class Scheduler:
             letters.append(self._mailbox.get_nowait())
         if time.monotonic() - self._ticked_mono >= TICK_S:
             self._ticked_mono = time.monotonic()
-            letters.append(_Letter(Tick(), asyncio.get_running_loop().create_future()))
-            self._pace.note([self._known.batches[b] for b in self._state.active], self._ticked_mono)
+            events = (*self._look_around(), *self._measure(), Tick())
+            letters += [_Letter(event, asyncio.get_running_loop().create_future()) for event in events]
         return letters
+
+    def _look_around(self) -> tuple[Event, ...]:
+        """Disk and clock, every few seconds."""
+        if self._looked_mono and self._ticked_mono - self._looked_mono < LOOK_S:
+            return ()
+        self._looked_mono = self._ticked_mono
+        free_bytes = shutil.disk_usage(self._home).free
+        mode = QuietMode(self._quiet.mode) if is_quiet(self._quiet, time.time()) else None
+        return (SurroundingsSeen(free_bytes, mode),)
+
+    def _measure(self) -> tuple[Event, ...]:
+        known = self._known
+        active = [known.batches[batch_id] for batch_id in self._state.active]
+        gone = [batch_id for batch_id in self._pace.seen if batch_id not in self._state.active]
+        ended = [known.batches[batch_id] for batch_id in gone]
+        busy = {
+            model
+            for entry in self._state.engines.values()
+            for model in entry.report.models[:1]
+            if entry.report.running and not entry.lost
+        }
+        rates = self._pace.note(active, ended, busy, known.rates, self._ticked_mono)
+        return (RatesMeasured(rates),) if rates else ()
 
     def _decide(self, letter: _Letter, turn: _Turn) -> None:
         """Decide on one event and apply it: the next event of this turn sees what it changed."""
@@ -267,24 +318,57 @@ class Scheduler:
                 f"part {written.part.path} is not there with {written.part.size_bytes} bytes: write it again"
             )
 
+    def _view(self, batch: Batch) -> reads.BatchView:
+        pace = self._pace.batch(batch)
+        known = self._known
+        active = (known.batches[batch_id] for batch_id in self._state.active if batch_id in known.batches)
+        eta = time_left(batch, active, known.rates.get(batch.model or ""))
+        paused = known.all_paused and batch.active
+        return reads.BatchView(batch, pace.rows_per_s, pace.tokens_per_s, None if paused else eta, paused)
+
     def _overview(self) -> reads.Overview:
         now_mono = time.monotonic()
         engines = []
         for engine_id, entry in sorted(self._state.engines.items()):
-            held_rows = sum(chunk.missing.bit_count() for chunk in self._state.leases_of(engine_id))
-            engines.append(reads.engine_view(entry, held_rows, now_mono))
+            leases = self._state.leases_of(engine_id)
+            held_rows = sum(chunk.missing.bit_count() for chunk in leases)
+            batches = tuple(dict.fromkeys(chunk.batch_id for chunk in leases))
+            engines.append(reads.engine_view(entry, held_rows, batches, now_mono))
         by_status = Counter(str(batch.status) for batch in self._known.batches.values())
-        state = "disk_full" if self._disk_full else "draining" if self._state.draining else "serving"
+        seen = self._state.surroundings
+        faults = self._state.model_faults
         return reads.Overview(
             version=__version__,
             pid=os.getpid(),
-            state=state,
+            state=self._condition(),
             up_s=now_mono - self._started_mono,
             commits=self._commits,
             engines=tuple(engines),
             batches=dict(by_status),
             queued_rows=reads.queued_rows(self._known),
+            closed=DISK_FULL if self._disk_full else closed(self._state, self._policy),
+            quiet=None if seen is None else seen.quiet,
+            disk_free_bytes=None if seen is None else seen.disk_free_bytes,
+            models=tuple(
+                reads.model_view(
+                    model,
+                    tuple(engines),
+                    faults[model].error if model in faults else None,
+                    self._known,
+                )
+                for model in self._models
+            ),
         )
+
+    def _condition(self) -> str:
+        if self._disk_full:
+            return "disk_full"
+        if self._state.draining:
+            return "draining"
+        if self._state.all_paused:
+            return "paused"
+        seen = self._state.surroundings
+        return "quiet" if seen is not None and seen.quiet is not None else "serving"
 
     async def _on_ledger_thread(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, call, *args)

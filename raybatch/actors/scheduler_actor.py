@@ -54,7 +54,12 @@ class SchedulerActor:
             settings = self._home.load()
             gateway = RayGateway(self._home, lambda batch_id: scheduler.known_batch(batch_id))
             scheduler = Scheduler(
-                lambda: DurableMemory(self._home.ledger), gateway, settings.scheduler, self._home.root
+                lambda: DurableMemory(self._home.ledger),
+                gateway,
+                settings.scheduler,
+                self._home.root,
+                quiet=settings.quiet,
+                models=tuple(model.id for model in settings.models),
             )
             gateway.serve(scheduler)
             self._scheduler = scheduler

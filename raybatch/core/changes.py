@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
-from raybatch.core.events import EngineReport
-from raybatch.core.model import Batch, File, LineError, PartFile, PartSlice
+from raybatch.core.events import EngineReport, SurroundingsSeen
+from raybatch.core.model import Batch, File, LineError, ModelRate, PartFile, PartSlice, RowSpan, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,50 @@ class BatchEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchReopened:
+    """A new round: the rows of ``spans`` run again, what they had come to no longer counts."""
+
+    batch_id: str
+    spans: tuple[RowSpan, ...]
+    tally: Tally  #: of what no longer counts
+    output_file_id: str
+    error_file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPaused:
+    batch_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResumed:
+    batch_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllPaused:
+    """While on, no row of any batch is leased."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    at: float
+    kind: str
+    message: str
+    batch_id: str | None = None
+    engine_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateNoted:
+    rate: ModelRate
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSeen:
     """Volatile. An engine reported."""
 
@@ -142,6 +186,13 @@ class DrainSet:
     on: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SurroundingsNoted:
+    """Volatile."""
+
+    seen: SurroundingsSeen
+
+
 DurableChange = (
     FileAdded
     | FileHidden
@@ -155,8 +206,14 @@ DurableChange = (
     | PartsReplaced
     | BatchCancelling
     | BatchEnded
+    | BatchReopened
+    | BatchPaused
+    | BatchResumed
+    | AllPaused
+    | Logged
+    | RateNoted
 )
-VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | DrainSet
+VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | DrainSet | SurroundingsNoted
 Change = DurableChange | VolatileChange
 
 DURABLE: Final[dict[str, type]] = {kind.__name__: kind for kind in DurableChange.__args__}

@@ -84,13 +84,16 @@ def next_compaction(parts: Sequence[PartFile], fan_in: int) -> tuple[PartFile, .
     """The next files to merge into one, or none: those of the lowest level that has ``fan_in`` of them.
 
     A row is thus rewritten once a level. When even so too many files remain, the smallest ones go together.
+    Files of different rounds never do: each round's own files stay readable.
     """
-    for level in sorted({part.level for part in parts}):
-        group = [part for part in parts if part.level == level]
-        if len(group) >= fan_in:
-            return tuple(group[:COMPACTED_FILES_MAX])
-    if len(parts) > COMPACTED_FILES_MAX:
-        return tuple(sorted(parts, key=lambda part: part.size_bytes)[:fan_in])
+    for round_ in sorted({part.round for part in parts}):
+        of_round = [part for part in parts if part.round == round_]
+        for level in sorted({part.level for part in of_round}):
+            group = [part for part in of_round if part.level == level]
+            if len(group) >= fan_in:
+                return tuple(group[:COMPACTED_FILES_MAX])
+        if len(of_round) > COMPACTED_FILES_MAX:
+            return tuple(sorted(of_round, key=lambda part: part.size_bytes)[:fan_in])
     return ()
 
 

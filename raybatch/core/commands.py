@@ -34,6 +34,8 @@ class Lease:
     count: int
     rows: int
     attempt: int
+    priority: int = 0
+    row_tokens: float = 1.0  #: expected of one row, on average: what sharing an engine fairly is measured by
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class EngineOrders:
 
     leases: tuple[Lease, ...] = ()
     dropped: tuple[int, ...] = ()  #: chunk ids whose lease is no longer this engine's: abort their rows
+    give_back: tuple[int, ...] = ()  #: chunk ids that are paused: start none of their rows, finish what runs
+    window_share: float = 1.0  #: of its window the engine may use
+    model: str | None = None  #: the model a slot is to serve from now on; None: no change
     drain: bool = False  #: start no new row, finish and commit what runs, give the rest back
     superseded: bool = False  #: a newer start of this engine has reported: stop
     hold_s: float = 0.0  #: restarted too often: wait so long before loading
@@ -99,4 +104,14 @@ class WakeEngines:
     model: str
 
 
-Command = Reply | StartIntake | StartClosing | StartCompaction | RemoveBlob | RemoveParts | WakeEngines
+@dataclass(frozen=True, slots=True)
+class EndEngine:
+    """It was silent for too long: end its process, so that it is started anew."""
+
+    engine_id: str
+    pid: int
+
+
+Command = (
+    Reply | StartIntake | StartClosing | StartCompaction | RemoveBlob | RemoveParts | WakeEngines | EndEngine
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from raybatch.core import asked
 from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
@@ -23,28 +24,27 @@ from raybatch.core.chores import (
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
 from raybatch.core.leasing import grant, lease_of
-from raybatch.core.model import (
-    TERMINAL,
-    Batch,
-    BatchStatus,
-    ChunkState,
-    LineError,
-    PartFile,
-    PartSlice,
-)
+from raybatch.core.logbook import entries
+from raybatch.core.model import BatchStatus, ChunkState, PartFile, PartSlice
+from raybatch.core.placement import model_for
 from raybatch.core.policy import Policy
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 
 
 def decide(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
+    decision = _decided(state, event, now, policy)
+    return replace(decision, changes=(*decision.changes, *entries(state, decision.changes, now)))
+
+
+def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
     match event:
         case e.FileStored():
-            return _store_file(state, event)
+            return asked.store_file(state, event)
         case e.FileDeletionAsked():
-            return _delete_file(state, event)
+            return asked.delete_file(state, event)
         case e.BatchAsked():
-            return _create_batch(state, event, now, policy)
+            return asked.create_batch(state, event, now, policy)
         case e.IntakeEnded():
             return _take_in(state, event, now)
         case e.EngineReport():
@@ -54,12 +54,19 @@ def decide(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision
         case e.PartsCompacted():
             return _replace_parts(state, event)
         case e.CancelAsked():
-            return _cancel(state, event, now)
+            return asked.cancel_batch(state, event, now)
+        case e.RetryAsked():
+            return asked.retry_batch(state, event)
+        case e.PauseAsked():
+            return asked.pause(state, event, now)
         case e.DrainAsked():
-            wake = tuple(cmd.WakeEngines(entry.report.models[0]) for entry in state.engines.values())
-            return Decision((c.DrainSet(event.on),), (cmd.Reply(event.reply_to, event.on), *wake))
+            return asked.drain(state, event)
         case e.ChoreBroke():
             return _mend_chore(state, event)
+        case e.SurroundingsSeen():
+            return Decision((c.SurroundingsNoted(event),))
+        case e.RatesMeasured(rates):
+            return Decision(tuple(c.RateNoted(rate) for rate in rates if state.rates.get(rate.model) != rate))
         case e.Tick():
             return _tick(state, now, policy)
 
@@ -72,86 +79,6 @@ def recover(state: State) -> Decision:
         if chunk.state is ChunkState.LEASED and (chunk.engine_id or "").startswith(CLOSING)
     )
     return Decision(changes)
-
-
-# -- asked for ---------------------------------------------------------------------------------------------
-
-
-def _store_file(state: State, stored: e.FileStored) -> Decision:
-    known = state.files.get(stored.file.file_id)
-    if known is not None:
-        return Decision(commands=(cmd.Reply(stored.reply_to, known),))
-    return Decision((c.FileAdded(stored.file),), (cmd.Reply(stored.reply_to, stored.file),))
-
-
-def _create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) -> Decision:
-    earlier = _same_request(state, asked, now, policy)
-    if earlier is not None:
-        return Decision(commands=(cmd.Reply(asked.reply_to, earlier),))
-    if state.draining:
-        refusal = cmd.Rejection(
-            "Unavailable", "This server is shutting down and takes no new batch.", retry_after_s=30
-        )
-        return Decision(commands=(cmd.Reply(asked.reply_to, refusal),))
-    batch = Batch(
-        batch_id=asked.batch_id,
-        tenant=asked.tenant,
-        input_file_id=asked.input_file_id,
-        endpoint=asked.endpoint,
-        completion_window=asked.completion_window,
-        completion_window_s=asked.completion_window_s,
-        created_at=now.wall,
-        metadata=asked.metadata,
-        priority=asked.priority,
-        request_key=asked.request_key,
-        idempotency_key=asked.idempotency_key,
-        output_file_id=asked.output_file_id,
-        error_file_id=asked.error_file_id,
-    )
-    created: tuple[c.Change, ...] = (c.BatchCreated(batch),)
-    file = state.files.get(asked.input_file_id)
-    if file is None or file.tenant != asked.tenant or file.deleted or file.batch_id is not None:
-        unknown = _unknown_input(asked.input_file_id)
-        failed = c.BatchFailed(batch.batch_id, (unknown,), now.wall)
-        return Decision((*created, failed), (cmd.Reply(asked.reply_to, batch),))
-    return Decision(
-        (*created, c.ChoreNoted(intake(batch.batch_id), now.mono + policy.chore_s)),
-        (cmd.Reply(asked.reply_to, batch), cmd.StartIntake(batch.batch_id)),
-    )
-
-
-def _same_request(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) -> Batch | None:
-    if asked.batch_id in state.batches:  # this very event was sent again
-        return state.batches[asked.batch_id]
-    if asked.idempotency_key is None and not asked.is_retry:
-        return None
-    for batch in reversed(state.batches.values()):
-        if batch.tenant != asked.tenant:
-            continue
-        if asked.idempotency_key is not None and batch.idempotency_key == asked.idempotency_key:
-            return batch
-        repeated = asked.is_retry and batch.request_key == asked.request_key
-        if repeated and now.wall - batch.created_at < policy.create_repeat_s:
-            return batch
-    return None
-
-
-def _unknown_input(file_id: str) -> LineError:
-    return LineError("invalid_request", f"No such File object: {file_id}", "file_id", None)
-
-
-def _delete_file(state: State, asked: e.FileDeletionAsked) -> Decision:
-    file = state.files.get(asked.file_id)
-    if file is None or file.tenant != asked.tenant or file.deleted:
-        missing = cmd.Rejection("NotFound", f"No such File object: {asked.file_id}", "id")
-        return Decision(commands=(cmd.Reply(asked.reply_to, missing),))
-    reply = cmd.Reply(asked.reply_to, file)
-    needed = file.batch_id is not None or any(
-        batch.input_file_id == file.file_id for batch in state.batches.values()
-    )
-    if needed:
-        return Decision((c.FileHidden(file.file_id),), (reply,))
-    return Decision((c.FileRemoved(file.file_id),), (reply, cmd.RemoveBlob(file.file_id)))
 
 
 # -- taken in ----------------------------------------------------------------------------------------------
@@ -179,11 +106,12 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     if known is not None and not known.lost and report.incarnation < known.report.incarnation:
         return Decision(commands=(cmd.Reply(report.reply_to, cmd.EngineOrders(superseded=True)),))
     reborn = known is None or report.incarnation != known.report.incarnation
+    crashed = reborn and (known is None or known.report.phase is not e.EnginePhase.STOPPED)
     if known is not None and not reborn and report.seq <= known.report.seq:
         return Decision(commands=(cmd.Reply(report.reply_to, cmd.EngineOrders()),))
 
     starts = known.starts if known is not None else ()
-    if reborn:
+    if crashed:
         starts = (*(at for at in starts if now.mono - at < policy.restart_window_s), now.mono)
     seen = c.EngineSeen(report, now.mono, starts)
 
@@ -200,16 +128,35 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     )
     renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept))
     granted: tuple[c.LeaseGranted, ...] = ()
-    if report.phase is e.EnginePhase.READY and not state.draining:
+    model = model_for(state, report, now, policy)
+    if report.phase is e.EnginePhase.READY and model is None and not _held_up(state):
         granted = grant(state, report, frozenset(release.chunk_id for release in released))
     orders = cmd.EngineOrders(
         leases=tuple(lease_of(state, lease) for lease in granted),
         dropped=tuple(sorted((held.keys() - kept) | cancelled)),
+        give_back=tuple(sorted(chunk_id for chunk_id in kept if _paused(state, mine[chunk_id].batch_id))),
+        window_share=_window_share(state, policy),
+        model=model,
         drain=state.draining,
-        hold_s=_hold_s(starts, policy) if reborn else 0.0,
+        hold_s=_hold_s(starts, policy) if crashed else 0.0,
     )
     deadlines = tuple(c.LeaseRenewed(lease.chunk_id, now.mono + policy.lease_s) for lease in granted)
     return Decision((seen, *released, *renewed, *granted, *deadlines), (cmd.Reply(report.reply_to, orders),))
+
+
+def _held_up(state: State) -> bool:
+    """Nobody gets a row: the server drains, everything is paused, or these are quiet hours."""
+    quiet = None if state.surroundings is None else state.surroundings.quiet
+    return state.draining or bool(state.all_paused) or quiet is e.QuietMode.PAUSE
+
+
+def _paused(state: State, batch_id: str) -> bool:
+    return _held_up(state) or state.batches[batch_id].paused_at is not None
+
+
+def _window_share(state: State, policy: Policy) -> float:
+    gentle = state.surroundings is not None and state.surroundings.quiet is e.QuietMode.GENTLE
+    return policy.gentle_share if gentle else 1.0
 
 
 def _hold_s(starts: tuple[float, ...], policy: Policy) -> float:
@@ -238,7 +185,7 @@ def _commit_part(state: State, written: e.PartWritten, now: e.Now) -> Decision:
     reply = cmd.Reply(written.reply_to, verdicts)
     if not accepted:
         return Decision(commands=(reply,))
-    part = _masked(written.part, written.slices, verdicts)
+    part = _manifest_row(written.part, written.slices, verdicts, batch.round)
     committed = c.PartCommitted(batch.batch_id, part, accepted)
     tally = sum((piece.tally for piece in accepted), batch.tally)
     if tally.completed + tally.failed < batch.total:
@@ -265,14 +212,16 @@ def _overlap(left: PartSlice, right: PartSlice) -> bool:
     return left.chunk_id == right.chunk_id and left.rows & right.rows != 0
 
 
-def _masked(part: PartFile, slices: tuple[PartSlice, ...], verdicts: tuple[cmd.Verdict, ...]) -> PartFile:
+def _manifest_row(
+    part: PartFile, slices: tuple[PartSlice, ...], verdicts: tuple[cmd.Verdict, ...], round_: int
+) -> PartFile:
     refused = [
         piece.first + offset
         for piece, verdict in zip(slices, verdicts, strict=True)
         if verdict is not cmd.Verdict.ACCEPTED
         for offset in offsets_of(piece.rows)
     ]
-    return replace(part, masked=tuple(sorted(refused)))
+    return replace(part, masked=tuple(sorted(refused)), round=round_)
 
 
 def _replace_parts(state: State, compacted: e.PartsCompacted) -> Decision:
@@ -282,30 +231,11 @@ def _replace_parts(state: State, compacted: e.PartsCompacted) -> Decision:
         return Decision((done,))
     if any(part_id not in parts for part_id in compacted.replaced):
         return Decision((done,), (cmd.RemoveParts(compacted.batch_id, (compacted.part.path,)),))
+    part = replace(compacted.part, round=parts[compacted.replaced[0]].round)
     replaced_paths = tuple(parts[part_id].path for part_id in compacted.replaced)
     return Decision(
-        (done, c.PartsReplaced(compacted.batch_id, compacted.part, compacted.replaced)),
+        (done, c.PartsReplaced(compacted.batch_id, part, compacted.replaced)),
         (cmd.RemoveParts(compacted.batch_id, replaced_paths),),
-    )
-
-
-# -- ended early -------------------------------------------------------------------------------------------
-
-
-def _cancel(state: State, asked: e.CancelAsked, now: e.Now) -> Decision:
-    batch = state.batches.get(asked.batch_id)
-    if batch is None or batch.tenant != asked.tenant:
-        missing = cmd.Rejection("NotFound", f"No batch found with id '{asked.batch_id}'.")
-        return Decision(commands=(cmd.Reply(asked.reply_to, missing),))
-    if batch.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
-        return Decision(commands=(cmd.Reply(asked.reply_to, batch),))
-    if batch.status in TERMINAL or batch.status is BatchStatus.FINALIZING:
-        refusal = cmd.Rejection("Conflict", f"Cannot cancel a batch with status '{batch.status}'.")
-        return Decision(commands=(cmd.Reply(asked.reply_to, refusal),))
-    cancelling = replace(batch, status=BatchStatus.CANCELLING, cancelling_at=now.wall)
-    wake = (cmd.WakeEngines(batch.model),) if batch.model else ()
-    return Decision(
-        (c.BatchCancelling(batch.batch_id, now.wall),), (cmd.Reply(asked.reply_to, cancelling), *wake)
     )
 
 
@@ -318,6 +248,7 @@ def _tick(state: State, now: e.Now, policy: Policy) -> Decision:
     for engine_id, entry in state.engines.items():
         if not entry.lost and now.mono - entry.seen_at_mono > policy.engine_silent_s:
             changes.append(c.EngineLost(engine_id))
+            commands.append(cmd.EndEngine(engine_id, entry.report.pid))
     for chunk in state.chunks.values():
         if chunk.state is not ChunkState.LEASED:
             continue

@@ -28,4 +28,5 @@ def _file(batch: Batch, file_id: str, kind: str, size_bytes: int, now: Now) -> F
         created_at=now.wall,
         batch_id=batch.batch_id,
         part_kind=kind,
+        round=batch.round,
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from raybatch.core.model import File, LineError, PartFile, PartSlice
+from raybatch.core.fitness import FIT, GpuReading, GpuVerdict
+from raybatch.core.model import File, LineError, ModelRate, PartFile, PartSlice, RowSpan, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,30 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryAsked:
+    """Run failed rows of an ended batch again. Whoever asks has looked them up in the rows of ``round``."""
+
+    reply_to: str
+    tenant: str
+    batch_id: str
+    round: int
+    spans: tuple[RowSpan, ...]  #: no position twice
+    tally: Tally  #: of these rows, which no longer counts
+    output_file_id: str  #: of the files this round will end with
+    error_file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """``batch_id`` None: everything, whatever is handed in later included."""
+
+    reply_to: str
+    tenant: str
+    batch_id: str | None
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAsked:
     reply_to: str
     on: bool
@@ -89,11 +114,32 @@ class ChoreBroke:
     reason: str
 
 
+class QuietMode(StrEnum):
+    PAUSE = "pause"  #: start no row
+    GENTLE = "gentle"  #: a small window
+
+
+@dataclass(frozen=True, slots=True)
+class SurroundingsSeen:
+    """What the scheduler found when it last looked around."""
+
+    disk_free_bytes: int
+    quiet: QuietMode | None  #: None outside quiet hours
+
+
+@dataclass(frozen=True, slots=True)
+class RatesMeasured:
+    rates: tuple[ModelRate, ...]
+
+
 class EnginePhase(StrEnum):
+    IDLE = "idle"  #: a slot without a model
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
-    FAILED = "failed"
+    FAILED = "failed"  #: the model could not be loaded
+    DIED = "died"  #: lost with rows in flight, or hung; its process is about to end
+    STOPPED = "stopped"  #: ended on purpose; its process is about to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +172,13 @@ class EngineReport:
     tokens_per_s: float
     pid: int
     child_pids: tuple[int, ...]
-    error: str | None = None  #: why phase is failed
+    error: str | None = None  #: why phase is failed or died
+    slot: bool = False  #: serves the models of the configuration in turns
+    load_s: float = 0.0  #: what loading its model took
+    ready_s: float = 0.0  #: how long its model has been loaded
+    kv_cache_usage: float = 0.0  #: 0..1
+    gpus: tuple[GpuReading, ...] = ()
+    verdict: GpuVerdict = FIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +205,11 @@ Event = (
     | FileDeletionAsked
     | BatchAsked
     | CancelAsked
+    | RetryAsked
+    | PauseAsked
     | DrainAsked
+    | SurroundingsSeen
+    | RatesMeasured
     | IntakeEnded
     | ChoreBroke
     | EngineReport

@@ -1,8 +1,8 @@
 """Which rows an engine gets next, and how many in one chunk.
 
 Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches of its
-model the highest priority goes first; among equals the one with the fewest rows leased, so that a small
-batch is never stuck behind a large one; then the oldest.
+model the highest priority goes first; among equals the one with the fewest expected tokens leased, so that a
+small batch is never stuck behind a large one; then the oldest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[Le
     token, chunk_id, wanted_rows = state.next_token, state.next_chunk_id, report.wants_rows
     piece_rows = max(CHUNK_ROWS_MIN, report.window // 2, report.wants_rows // 4)
     while wanted_rows > 0 and (lots := [lot for lot in lots if lot.has_rows]):
-        lot = min(lots, key=lambda lot: (-lot.batch.priority, lot.leased_rows))
+        lot = min(lots, key=lambda lot: (-lot.batch.priority, lot.leased_tokens))
         lease = lot.take(token, chunk_id, report.engine_id, min(piece_rows, wanted_rows), engines)
         granted.append(lease)
         token += 1
@@ -65,6 +65,8 @@ def lease_of(state: State, granted: LeaseGranted) -> Lease:
         count=granted.count,
         rows=full(granted.count) if chunk is None else chunk.missing,
         attempt=1 if chunk is None else chunk.attempt + 1,
+        priority=batch.priority,
+        row_tokens=max(1.0, batch.expected_row_tokens),
     )
 
 
@@ -80,6 +82,10 @@ class _Lot:
         self.idle: list[Chunk] = sorted(idle, key=lambda chunk: chunk.first, reverse=True)
         idle_ids = {chunk.chunk_id for chunk in idle}
         self.leased_rows = sum(chunk.missing.bit_count() for chunk in live if chunk.chunk_id not in idle_ids)
+
+    @property
+    def leased_tokens(self) -> float:
+        return self.leased_rows * max(1.0, self.batch.expected_row_tokens)
 
     @property
     def has_rows(self) -> bool:
@@ -106,7 +112,8 @@ class _Lot:
 
 
 def _wanted(batch: Batch, report: EngineReport) -> bool:
-    return batch.status is BatchStatus.IN_PROGRESS and batch.model in report.models
+    ours = batch.status is BatchStatus.IN_PROGRESS and batch.model in report.models
+    return ours and batch.paused_at is None
 
 
 def _ready_engines(state: State, report: EngineReport) -> int:

@@ -6,6 +6,8 @@ Batch (OpenAI's words)
         |  \\--FAIL--> failed      |
         +--------CANCEL-----------+--> cancelling --CLOSE--> cancelled
 
+    completed, cancelled --REOPEN--> in_progress
+
 Chunk
 
     (cut) --> leased --COVER--> completed
@@ -31,6 +33,7 @@ class BatchMove(StrEnum):
     COMPLETE = "complete"
     CANCEL = "cancel"
     CLOSE = "close"
+    REOPEN = "reopen"
 
 
 class ChunkMove(StrEnum):
@@ -52,9 +55,9 @@ BATCH: Final[dict[BatchStatus, dict[BatchMove, BatchStatus]]] = {
     BatchStatus.FINALIZING: {BatchMove.COMPLETE: BatchStatus.COMPLETED},
     BatchStatus.CANCELLING: {BatchMove.CLOSE: BatchStatus.CANCELLED},
     BatchStatus.FAILED: {},
-    BatchStatus.COMPLETED: {},
-    BatchStatus.EXPIRED: {},
-    BatchStatus.CANCELLED: {},
+    BatchStatus.COMPLETED: {BatchMove.REOPEN: BatchStatus.IN_PROGRESS},
+    BatchStatus.EXPIRED: {BatchMove.REOPEN: BatchStatus.IN_PROGRESS},
+    BatchStatus.CANCELLED: {BatchMove.REOPEN: BatchStatus.IN_PROGRESS},
 }
 
 CHUNK: Final[dict[ChunkState, dict[ChunkMove, ChunkState]]] = {

@@ -1,6 +1,6 @@
-"""The nouns that are remembered: file, batch, chunk, part. Frozen; a change makes a new one.
+"""The nouns that are remembered: file, batch, chunk, part, redrive, log entry, rate.
 
-Instants are float seconds since the Unix epoch, UTC, and end in ``_at``.
+Frozen; a change makes a new one. Instants are float seconds since the Unix epoch, UTC, and end in ``_at``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class File:
     batch_id: str | None = None  #: set on output and error files
     part_kind: str | None = None  #: "output" or "error" when batch_id is set
     deleted: bool = False  #: no longer served, bytes kept while a batch needs them
+    lines: int | None = None  #: of an upload: its lines that are not blank
+    round: int = 1  #: of an output or error file: the batch's round whose rows it shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,13 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.cached_tokens - other.cached_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -94,6 +103,15 @@ class Tally:
             self.output_bytes + other.output_bytes,
             self.error_bytes + other.error_bytes,
             self.usage + other.usage,
+        )
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(
+            self.completed - other.completed,
+            self.failed - other.failed,
+            self.output_bytes - other.output_bytes,
+            self.error_bytes - other.error_bytes,
+            self.usage - other.usage,
         )
 
 
@@ -146,6 +164,7 @@ class PartFile:
     checksum: str  #: "crc32c:…" or "sha256:…" of the file's bytes
     level: int = 0  #: 0 as written by an engine; compaction of level n writes level n + 1
     masked: tuple[int, ...] = ()  #: positions present in the file that were refused and never served
+    round: int = 1  #: the batch's round in which its rows were committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +185,52 @@ class Chunk:
     def missing(self) -> int:
         """Bitmap of the rows that are not committed yet."""
         return ((1 << self.count) - 1) & ~self.covered
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpan:
+    """Some of the positions in a stretch of a batch."""
+
+    first: int
+    rows: int  #: bitmap: bit i is position ``first + i``
+    attempt: int  #: the highest attempt among them
+
+    @property
+    def count(self) -> int:
+        """Positions from the first to the last one meant."""
+        return self.rows.bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """The rows whose results of earlier rounds no longer count, because round ``round`` runs them again."""
+
+    batch_id: str
+    round: int
+    spans: tuple[RowSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Something that happened to a batch, to an engine, or to one on the other. Never a prompt's text."""
+
+    entry_id: int
+    at: float
+    kind: str
+    message: str
+    batch_id: str | None = None
+    engine_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRate:
+    """How fast the engines of a model have worked lately, taken together."""
+
+    model: str
+    tokens_per_s: float  #: of intake's estimates, so that a backlog divided by it is a time
+    deviation: float  #: relative, of that rate from minute to minute
+    rows_per_s: float
+    measured_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +262,18 @@ class Batch:
     expired_at: float | None = None
     cancelling_at: float | None = None
     cancelled_at: float | None = None
+    round: int = 1  #: one more with every retry
+    paused_at: float | None = None  #: None while it runs
+    paused_s: float = 0.0  #: in earlier pauses
+
+    @property
+    def expected_row_tokens(self) -> float:
+        """Of one row, on average."""
+        return self.expected_tokens / self.total if self.total else 0.0
+
+    @property
+    def expected_tokens_left(self) -> float:
+        return self.expected_row_tokens * (self.total - self.finished_rows)
 
     @property
     def finished_rows(self) -> int:

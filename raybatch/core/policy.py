@@ -15,3 +15,11 @@ class Policy:
     restarts_free: int = 4  #: so many starts within the window cost no wait
     restart_hold_max_s: float = 60.0
     create_repeat_s: float = 86_400.0  #: a create sent again within it answers the first batch
+    requests_max: int = 1_000_000  #: in one batch
+    active_batches_max: int = 100  #: of a tenant, not ended yet
+    queued_requests_max: int = 10_000_000  #: of a tenant, accepted and not finished
+    disk_free_bytes_min: int = 1 << 30  #: with less, nothing new is taken in
+    turn_s: float = 600.0  #: a model keeps an engine's slot at least so long while another one waits
+    turn_loads_min: float = 10.0  #: and at least so many times as long as loading it took
+    model_retry_s: float = 300.0  #: a model that could not be loaded is tried again after so long
+    gentle_share: float = 0.25  #: of an engine's window, in gentle quiet hours

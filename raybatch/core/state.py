@@ -7,24 +7,40 @@ purpose.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Final
 
 from raybatch.core import changes as c
-from raybatch.core.events import EngineReport
+from raybatch.core.events import EnginePhase, EngineReport, SurroundingsSeen
 from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
-from raybatch.core.model import Batch, BatchStatus, Chunk, ChunkState, File, PartFile
+from raybatch.core.model import (
+    Batch,
+    BatchStatus,
+    Chunk,
+    ChunkState,
+    File,
+    LogEntry,
+    ModelRate,
+    PartFile,
+    Redrive,
+    RowSpan,
+)
+from raybatch.core.rounds import reopened
 from raybatch.core.rows import full
 from raybatch.errors import IllegalMove
 
-Entity = File | Batch | Chunk | PartFile | int
+Entity = File | Batch | Chunk | PartFile | Redrive | LogEntry | ModelRate | int
+
+LOG_ENTRIES_MAX: Final = 200  #: kept of each batch, and of each engine's own; the oldest go first
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """How one remembered entity looks after a change; ``entity`` None means it is gone."""
 
-    table: str  #: files, batches, chunks, parts, counters
+    table: str  #: files, batches, chunks, parts, redrives, log, rates, counters
     key: str | int
     entity: Entity | None
     batch_id: str | None = None  #: for parts
@@ -38,6 +54,14 @@ class EngineEntry:
     lost: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFault:
+    """Why a model could not be loaded when it was last tried."""
+
+    error: str
+    at_mono: float
+
+
 @dataclass(slots=True)
 class State:
     #: durable
@@ -45,18 +69,27 @@ class State:
     batches: dict[str, Batch] = field(default_factory=dict)
     chunks: dict[int, Chunk] = field(default_factory=dict)  #: the ones not completed
     parts: dict[str, dict[str, PartFile]] = field(default_factory=dict)  #: by batch, then part id
+    redrives: dict[str, dict[int, Redrive]] = field(default_factory=dict)  #: by batch, then round
+    log: dict[int, LogEntry] = field(default_factory=dict)
+    rates: dict[str, ModelRate] = field(default_factory=dict)  #: by model
     next_token: int = 1
     next_chunk_id: int = 1
+    next_entry_id: int = 1
+    all_paused: int = 0  #: 1 while no row of any batch is to be leased
 
     #: derived from the above
     active: dict[str, None] = field(default_factory=dict)  #: batch ids that are not terminal, oldest first
     batch_chunks: dict[str, dict[int, None]] = field(default_factory=dict)  #: live chunk ids by batch
+    subject_log: dict[str, deque[int]] = field(default_factory=dict)  #: entry ids by batch or engine
 
     #: volatile
     engines: dict[str, EngineEntry] = field(default_factory=dict)
     lease_deadlines: dict[int, float] = field(default_factory=dict)
     chores: dict[str, float] = field(default_factory=dict)
     draining: bool = False
+    surroundings: SurroundingsSeen | None = None
+    model_faults: dict[str, ModelFault] = field(default_factory=dict)
+    model_served_mono: dict[str, float] = field(default_factory=dict)  #: when an engine last had it ready
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -94,7 +127,7 @@ class State:
             case c.BatchValidated():
                 return (self._validate(change),)
             case c.BatchFailed(batch_id, errors, at):
-                batch = self.batches[batch_id]
+                batch = self._resumed(batch_id, at)
                 status = next_status(batch_id, batch.status, BatchMove.FAIL)
                 return (self._put_batch(replace(batch, status=status, errors=errors, failed_at=at)),)
             case c.BatchCancelling(batch_id, at):
@@ -102,7 +135,7 @@ class State:
                 status = next_status(batch_id, batch.status, BatchMove.CANCEL)
                 return (self._put_batch(replace(batch, status=status, cancelling_at=at)),)
             case c.BatchEnded(batch_id, at):
-                return self._end(self.batches[batch_id], at)
+                return self._end(self._resumed(batch_id, at), at)
             case c.LeaseGranted():
                 return self._grant(change)
             case c.LeaseReleased(chunk_id, token):
@@ -111,6 +144,20 @@ class State:
                 return self._commit_part(change)
             case c.PartsReplaced():
                 return self._replace_parts(change)
+            case c.BatchReopened():
+                return self._reopen(change)
+            case c.BatchPaused(batch_id, at):
+                return (self._put_batch(replace(self.batches[batch_id], paused_at=at)),)
+            case c.BatchResumed(batch_id, at):
+                return (self._put_batch(self._resumed(batch_id, at)),)
+            case c.AllPaused(on):
+                self.all_paused = int(on)
+                return (Image("counters", "all_paused", self.all_paused),)
+            case c.Logged():
+                return self._log(change)
+            case c.RateNoted(rate):
+                self.rates[rate.model] = rate
+                return (Image("rates", rate.model, rate),)
             case _:
                 self._apply_volatile(change)
                 return ()
@@ -129,6 +176,12 @@ class State:
             elif isinstance(entity, PartFile):
                 assert image.batch_id is not None
                 self.parts.setdefault(image.batch_id, {})[entity.part_id] = entity
+            elif isinstance(entity, Redrive):
+                self.redrives.setdefault(entity.batch_id, {})[entity.round] = entity
+            elif isinstance(entity, LogEntry):
+                self._put_entry(entity)
+            elif isinstance(entity, ModelRate):
+                self.rates[entity.model] = entity
             elif isinstance(entity, int):
                 setattr(self, str(image.key), entity)
 
@@ -143,7 +196,12 @@ class State:
                 for batch_id, parts in self.parts.items()
                 for part in parts.values()
             ),
+            *(_redrive_image(drive) for drives in self.redrives.values() for drive in drives.values()),
+            *(Image("log", entry.entry_id, entry) for entry in self.log.values()),
+            *(Image("rates", rate.model, rate) for rate in self.rates.values()),
             *self._counters(),
+            Image("counters", "next_entry_id", self.next_entry_id),
+            Image("counters", "all_paused", self.all_paused),
         )
 
     # -- durable changes -----------------------------------------------------------------------------------
@@ -261,12 +319,61 @@ class State:
             Image("parts", change.part.part_id, change.part, change.batch_id),
         )
 
+    def _reopen(self, change: c.BatchReopened) -> tuple[Image, ...]:
+        batch = self.batches[change.batch_id]
+        after = reopened(batch, change.tally, change.output_file_id, change.error_file_id)
+        redrive = Redrive(batch.batch_id, after.round, change.spans)
+        self.redrives.setdefault(batch.batch_id, {})[redrive.round] = redrive
+        image = self._put_batch(after)
+        self.active = {batch_id: None for batch_id in self.batches if batch_id in self.active}  # oldest first
+        return (
+            image,
+            _redrive_image(redrive),
+            *(self._put_chunk(self._redriven(batch.batch_id, span)) for span in change.spans),
+            *self._counters(),
+        )
+
+    def _redriven(self, batch_id: str, span: RowSpan) -> Chunk:
+        """A chunk whose other rows count as covered."""
+        chunk_id = self.next_chunk_id
+        self.next_chunk_id += 1
+        return Chunk(
+            chunk_id,
+            batch_id,
+            span.first,
+            span.count,
+            ChunkState.AVAILABLE,
+            token=0,
+            covered=full(span.count) & ~span.rows,
+            attempt=span.attempt,
+        )
+
+    def _resumed(self, batch_id: str, at: float) -> Batch:
+        """Not paused; an ended batch never is."""
+        batch = self.batches[batch_id]
+        if batch.paused_at is None:
+            return batch
+        return replace(batch, paused_at=None, paused_s=batch.paused_s + max(0.0, at - batch.paused_at))
+
+    def _log(self, logged: c.Logged) -> tuple[Image, ...]:
+        entry = LogEntry(
+            self.next_entry_id, logged.at, logged.kind, logged.message, logged.batch_id, logged.engine_id
+        )
+        self.next_entry_id += 1
+        dropped = self._put_entry(entry)
+        return (
+            Image("log", entry.entry_id, entry),
+            *(Image("log", entry_id, None) for entry_id in dropped),
+            Image("counters", "next_entry_id", self.next_entry_id),
+        )
+
     # -- volatile changes ----------------------------------------------------------------------------------
 
     def _apply_volatile(self, change: c.Change) -> None:
         match change:
             case c.EngineSeen(report, at_mono, starts):
                 self.engines[report.engine_id] = EngineEntry(report, at_mono, starts)
+                self._note_models(report, at_mono)
             case c.EngineLost(engine_id):
                 self.engines[engine_id] = replace(self.engines[engine_id], lost=True)
             case c.LeaseRenewed(chunk_id, deadline_mono):
@@ -278,8 +385,18 @@ class State:
                 self.chores[chore] = due_mono
             case c.DrainSet(on):
                 self.draining = on
+            case c.SurroundingsNoted(seen):
+                self.surroundings = seen
             case _:
                 raise IllegalMove(f"unknown change {type(change).__name__}")
+
+    def _note_models(self, report: EngineReport, at_mono: float) -> None:
+        for model in report.models[:1]:
+            if report.phase is EnginePhase.READY:
+                self.model_served_mono[model] = at_mono
+                self.model_faults.pop(model, None)
+            elif report.phase is EnginePhase.FAILED:
+                self.model_faults[model] = ModelFault(report.error or "no reason given", at_mono)
 
     # -- entities ------------------------------------------------------------------------------------------
 
@@ -312,11 +429,25 @@ class State:
             live[chunk.chunk_id] = None
         return Image("chunks", chunk.chunk_id, chunk)
 
+    def _put_entry(self, entry: LogEntry) -> list[int]:
+        """Entry ids that had to go for it."""
+        self.log[entry.entry_id] = entry
+        kept = self.subject_log.setdefault(entry.batch_id or entry.engine_id or "", deque())
+        kept.append(entry.entry_id)
+        dropped = [kept.popleft() for _ in range(len(kept) - LOG_ENTRIES_MAX)]
+        for entry_id in dropped:
+            del self.log[entry_id]
+        return dropped
+
     def _counters(self) -> tuple[Image, Image]:
         return (
             Image("counters", "next_token", self.next_token),
             Image("counters", "next_chunk_id", self.next_chunk_id),
         )
+
+
+def _redrive_image(redrive: Redrive) -> Image:
+    return Image("redrives", f"{redrive.batch_id}/{redrive.round}", redrive)
 
 
 def check_invariants(state: State) -> None:
@@ -330,12 +461,17 @@ def check_invariants(state: State) -> None:
         rows_in_parts = sum(
             part.rows - len(part.masked) for part in state.parts.get(batch.batch_id, {}).values()
         )
-        assert rows_in_parts == batch.finished_rows, (batch, rows_in_parts)
+        redriven = sum(
+            span.rows.bit_count()
+            for redrive in state.redrives.get(batch.batch_id, {}).values()
+            for span in redrive.spans
+        )
+        assert rows_in_parts - redriven == batch.finished_rows, (batch, rows_in_parts, redriven)
         spans = sorted((chunk.first, chunk.first + chunk.count) for chunk in live)
         assert all(left[1] <= right[0] for left, right in pairwise(spans)), spans
         if not batch.active:
             assert not live, (batch, live)
-    tokens = [chunk.token for chunk in state.chunks.values()]
+    tokens = [chunk.token for chunk in state.chunks.values() if chunk.token]  # 0: never leased
     assert len(tokens) == len(set(tokens)), tokens
     assert all(token < state.next_token for token in tokens), tokens
     for chunk_id in state.lease_deadlines:

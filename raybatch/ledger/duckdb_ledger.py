@@ -21,7 +21,7 @@ from raybatch.errors import Corrupt, DiskFull, InUse
 from raybatch.ledger.contract import Remembered, coalesce
 from raybatch.ledger.rows import TABLES, Table
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class DuckDBLedger:

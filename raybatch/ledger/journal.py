@@ -20,11 +20,13 @@ from typing import Any, Final
 import msgspec
 
 from raybatch.core.changes import DURABLE, DurableChange
-from raybatch.core.model import Batch, Chunk, File, PartFile
+from raybatch.core.model import Batch, Chunk, File, LogEntry, ModelRate, PartFile, Redrive
 from raybatch.core.state import Image
 from raybatch.errors import Corrupt, DiskFull
 
-_ENTITIES: Final[dict[str, type]] = {kind.__name__: kind for kind in (File, Batch, Chunk, PartFile, int)}
+_ENTITIES: Final[dict[str, type]] = {
+    kind.__name__: kind for kind in (File, Batch, Chunk, PartFile, Redrive, LogEntry, ModelRate, int)
+}
 
 
 @dataclass(frozen=True, slots=True)

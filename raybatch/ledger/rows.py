@@ -16,7 +16,11 @@ from raybatch.core.model import (
     ChunkState,
     File,
     LineError,
+    LogEntry,
+    ModelRate,
     PartFile,
+    Redrive,
+    RowSpan,
     Tally,
     Usage,
 )
@@ -53,6 +57,8 @@ def _file_row(image: Image) -> Row:
         file.batch_id,
         file.part_kind,
         file.deleted,
+        file.lines,
+        file.round,
     )
 
 
@@ -94,6 +100,9 @@ def _batch_row(image: Image) -> Row:
         batch.expired_at,
         batch.cancelling_at,
         batch.cancelled_at,
+        batch.round,
+        batch.paused_at,
+        batch.paused_s,
     )
 
 
@@ -144,6 +153,7 @@ def _part_row(image: Image) -> Row:
         part.checksum,
         part.level,
         list(part.masked),
+        part.round,
     )
 
 
@@ -151,6 +161,32 @@ def _part_image(cells: Cells) -> Image:
     batch_id, masked = cells.pop("batch_id"), tuple(cells.pop("masked"))
     part = PartFile(**cells, masked=masked)
     return Image("parts", part.part_id, part, batch_id)
+
+
+def _redrive_row(image: Image) -> Row:
+    redrive = image.entity
+    assert isinstance(redrive, Redrive)
+    spans = [[span.first, f"{span.rows:x}", span.attempt] for span in redrive.spans]
+    return (image.key, redrive.batch_id, redrive.round, json.dumps(spans))
+
+
+def _redrive_image(cells: Cells) -> Image:
+    spans = tuple(
+        RowSpan(first, int(rows, 16), attempt) for first, rows, attempt in json.loads(cells["spans"])
+    )
+    return Image("redrives", cells["redrive_id"], Redrive(cells["batch_id"], cells["round"], spans))
+
+
+def _entry_row(image: Image) -> Row:
+    entry = image.entity
+    assert isinstance(entry, LogEntry)
+    return (entry.entry_id, entry.at, entry.kind, entry.message, entry.batch_id, entry.engine_id)
+
+
+def _rate_row(image: Image) -> Row:
+    rate = image.entity
+    assert isinstance(rate, ModelRate)
+    return (rate.model, rate.tokens_per_s, rate.deviation, rate.rows_per_s, rate.measured_at)
 
 
 TABLES: Final[dict[str, Table]] = {
@@ -170,6 +206,8 @@ TABLES: Final[dict[str, Table]] = {
                 ("batch_id", "VARCHAR"),
                 ("part_kind", "VARCHAR"),
                 ("deleted", "BOOLEAN"),
+                ("lines", "BIGINT"),
+                ("round", "INTEGER"),
             ),
             _file_row,
             lambda cells: Image("files", cells["file_id"], File(**cells)),
@@ -211,6 +249,9 @@ TABLES: Final[dict[str, Table]] = {
                 ("expired_at", "DOUBLE"),
                 ("cancelling_at", "DOUBLE"),
                 ("cancelled_at", "DOUBLE"),
+                ("round", "INTEGER"),
+                ("paused_at", "DOUBLE"),
+                ("paused_s", "DOUBLE"),
             ),
             _batch_row,
             _batch_image,
@@ -244,9 +285,49 @@ TABLES: Final[dict[str, Table]] = {
                 ("checksum", "VARCHAR"),
                 ("level", "INTEGER"),
                 ("masked", "BIGINT[]"),
+                ("round", "INTEGER"),
             ),
             _part_row,
             _part_image,
+        ),
+        Table(
+            "redrives",
+            "redrive_id",
+            (
+                ("redrive_id", "VARCHAR"),
+                ("batch_id", "VARCHAR"),
+                ("round", "INTEGER"),
+                ("spans", "VARCHAR"),
+            ),
+            _redrive_row,
+            _redrive_image,
+        ),
+        Table(
+            "log",
+            "entry_id",
+            (
+                ("entry_id", "BIGINT"),
+                ("at", "DOUBLE"),
+                ("kind", "VARCHAR"),
+                ("message", "VARCHAR"),
+                ("batch_id", "VARCHAR"),
+                ("engine_id", "VARCHAR"),
+            ),
+            _entry_row,
+            lambda cells: Image("log", cells["entry_id"], LogEntry(**cells)),
+        ),
+        Table(
+            "rates",
+            "model",
+            (
+                ("model", "VARCHAR"),
+                ("tokens_per_s", "DOUBLE"),
+                ("deviation", "DOUBLE"),
+                ("rows_per_s", "DOUBLE"),
+                ("measured_at", "DOUBLE"),
+            ),
+            _rate_row,
+            lambda cells: Image("rates", cells["model"], ModelRate(**cells)),
         ),
         Table(
             "counters",

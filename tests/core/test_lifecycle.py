@@ -32,7 +32,8 @@ def test_a_chunk_refuses_a_move_that_is_not_in_the_table(state: ChunkState, move
 def test_the_tables_know_every_state_and_terminal_ones_have_no_way_out() -> None:
     assert set(BATCH) == set(BatchStatus)
     assert set(CHUNK) == set(ChunkState)
-    assert {status for status, moves in BATCH.items() if not moves} == TERMINAL
+    moves_on = {status: set(moves) - {BatchMove.REOPEN} for status, moves in BATCH.items()}
+    assert {status for status, moves in moves_on.items() if not moves} == TERMINAL
     assert [state for state, moves in CHUNK.items() if not moves] == [ChunkState.COMPLETED]
 
 

@@ -83,6 +83,12 @@ class SimEngine:
         self.superseded = self.superseded or orders.superseded
         for chunk_id in orders.dropped:
             self.held.pop(chunk_id, None)
+        for chunk_id in orders.give_back:
+            held = self.held.get(chunk_id)
+            if held is not None:
+                held.left = 0
+                if held.settled:
+                    del self.held[chunk_id]
         for lease in orders.leases:
             self.held[lease.chunk_id] = Held(lease, lease.rows)
 

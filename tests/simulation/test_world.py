@@ -59,12 +59,18 @@ def _no_token_check(state: Any, written: Any, piece: Any) -> cmd.Verdict:
     return cmd.Verdict.ACCEPTED if piece.chunk_id in state.chunks else cmd.Verdict.STALE
 
 
-def _unmasked(part: Any, slices: Any, verdicts: Any) -> Any:
-    return part
+def _unmasked(part: Any, slices: Any, verdicts: Any, round_: int) -> Any:
+    return replace(part, round=round_)
 
 
-def _wrongly_masked(part: Any, slices: Any, verdicts: Any, real: Any = deciding._masked) -> Any:
-    masked = real(part, slices, verdicts)
+def _roundless(part: Any, slices: Any, verdicts: Any, round_: int, real: Any = deciding._manifest_row) -> Any:
+    return real(part, slices, verdicts, 1)
+
+
+def _wrongly_masked(
+    part: Any, slices: Any, verdicts: Any, round_: int, real: Any = deciding._manifest_row
+) -> Any:
+    masked = real(part, slices, verdicts, round_)
     return replace(masked, masked=tuple(position + 1 for position in masked.masked))
 
 
@@ -93,15 +99,16 @@ def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> 
     ("name", "mistake"),
     [
         ("_verdict", _no_token_check),
-        ("_masked", _unmasked),
-        ("_masked", _wrongly_masked),
+        ("_manifest_row", _unmasked),
+        ("_manifest_row", _wrongly_masked),
+        ("_manifest_row", _roundless),
         ("_replace_parts", _removes_twice),
-        ("_same_request", _forgets_repeats),
+        ("asked._same_request", _forgets_repeats),
         ("_tick", _never_expires),
         ("ended", _ends_without_files),
     ],
 )
 def test_the_world_notices(name: str, mistake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deciding, name, mistake)
+    monkeypatch.setattr(f"raybatch.core.decide.{name}", mistake)
     with pytest.raises(AssertionError, match="seed "):
         _live_all(range(100))

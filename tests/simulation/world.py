@@ -16,9 +16,10 @@ from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.decide import decide, recover
-from raybatch.core.model import TERMINAL, Batch, BatchStatus, File, LineError, PartFile
+from raybatch.core.model import TERMINAL, Batch, BatchStatus, File, LineError, PartFile, RowSpan
 from raybatch.core.policy import Policy
-from raybatch.core.rows import offsets_of
+from raybatch.core.rounds import visible_parts
+from raybatch.core.rows import bitmap_of, offsets_of
 from raybatch.core.state import Image, State, check_invariants
 from raybatch.ledger.contract import Ledger
 from raybatch.ledger.memory import MemoryLedger
@@ -47,6 +48,12 @@ def durable(state: State) -> tuple[object, ...]:
         parts,
         state.next_token,
         state.next_chunk_id,
+        state.redrives,
+        state.log,
+        state.subject_log,
+        state.rates,
+        state.next_entry_id,
+        state.all_paused,
         list(state.active),
     )
 
@@ -68,7 +75,7 @@ class World:
         self.disk: dict[str, list[DiskRow]] = {}
         self.removed_blobs: set[str] = set()
         self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
-        self.ended: dict[str, Batch] = {}
+        self.ended: dict[tuple[str, int], Batch] = {}  #: by id and round
         self.engines = [
             SimEngine(f"e{i}", 1.0, MODELS[i % 2] if i < 2 else self.rng.choice(MODELS), self.rng)
             for i in range(self.rng.choice((2, 3)))
@@ -91,6 +98,8 @@ class World:
             (8, self._time_passes),
             (3, self._client_creates),
             (1, self._client_cancels),
+            (1, self._client_retries),
+            (1, self._client_pauses),
             (1, self._client_deletes),
             (1, self._engine_is_born_again),
             (1, self._scheduler_dies),
@@ -107,6 +116,9 @@ class World:
         """Faults stop; every batch must end."""
         self.faults = False
         self.zombies.clear()
+        self.to_scheduler = [event for event in self.to_scheduler if not isinstance(event, e.PauseAsked)]
+        for batch_id in (None, *self.state.batches):
+            self.happen(e.PauseAsked("client", "t", batch_id, False))
         for _ in range(ROUNDS_MAX):
             self.clock_s += 1.0
             self.happen(e.Tick())
@@ -145,7 +157,7 @@ class World:
     def check_served(self) -> None:
         """What a reader of the manifest finds: every counted row once, nothing else, and files that exist."""
         for batch in self.state.batches.values():
-            rows = [row for part in self._parts(batch.batch_id) for row in self._served(part)]
+            rows = self._rows(batch.batch_id, batch.round)
             positions = [row.position for row in rows]
             assert len(positions) == len(set(positions)), f"{batch.batch_id}: a row is served twice"
             assert tally_of(rows) == batch.tally, f"{batch.batch_id}: {tally_of(rows)} served, {batch.tally}"
@@ -153,11 +165,17 @@ class World:
                 assert sorted(positions) == list(range(batch.total)), f"{batch.batch_id}: rows are missing"
                 self._check_file(batch, batch.output_file_id, batch.tally.completed, batch.tally.output_bytes)
                 self._check_file(batch, batch.error_file_id, batch.tally.failed, batch.tally.error_bytes)
+            key = batch.batch_id, batch.round
             if batch.status in TERMINAL:
-                assert self.ended.setdefault(batch.batch_id, batch) == batch, "a batch changed after its end"
+                assert self.ended.setdefault(key, batch) == batch, "a batch changed after its end"
             else:
-                assert batch.batch_id not in self.ended, "a batch came back after its end"
+                assert key not in self.ended, "a batch came back after its end without a retry"
                 assert batch.input_file_id not in self.removed_blobs, "the upload of a live batch is gone"
+        for file in self.state.files.values():
+            if file.batch_id is not None:
+                shown = self._rows(file.batch_id, file.round)
+                kind = [row.size_bytes for row in shown if row.ok == (file.part_kind == "output")]
+                assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
 
     # -- the scheduler -------------------------------------------------------------------------------------
 
@@ -372,6 +390,31 @@ class World:
             batch_id = self.rng.choice(list(self.state.batches))
             self.to_scheduler.append(e.CancelAsked("client", "t", batch_id))
 
+    def _client_retries(self) -> None:
+        ended = [batch for batch in self.state.batches.values() if batch.tally.failed and not batch.active]
+        if not ended:
+            return
+        batch = self.rng.choice(ended)
+        failed = [row for row in self._rows(batch.batch_id, batch.round) if not row.ok]
+        again = self.rng.sample(failed, self.rng.randint(1, len(failed)))
+        width = self.rng.choice((1, 7, 64))
+        stretches: dict[int, list[int]] = {}
+        for position in sorted(row.position for row in again):
+            stretches.setdefault(position // width, []).append(position)
+        spans = tuple(
+            RowSpan(run[0], bitmap_of(position - run[0] for position in run), self.rng.randint(1, 3))
+            for run in stretches.values()
+        )
+        number = self._draw()
+        names = f"out-{number}", f"err-{number}"
+        self.to_scheduler.append(
+            e.RetryAsked("client", "t", batch.batch_id, batch.round, spans, tally_of(again), *names)
+        )
+
+    def _client_pauses(self) -> None:
+        batch_id = self.rng.choice([None, *self.state.batches])
+        self.to_scheduler.append(e.PauseAsked("client", "t", batch_id, self.rng.random() < 0.5))
+
     def _client_deletes(self) -> None:
         if self.state.files:
             file_id = self.rng.choice(list(self.state.files))
@@ -383,8 +426,10 @@ class World:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _parts(self, batch_id: str) -> list[PartFile]:
-        return list(self.state.parts.get(batch_id, {}).values())
+    def _rows(self, batch_id: str, round_: int) -> list[DiskRow]:
+        parts = self.state.parts.get(batch_id, {}).values()
+        redrives = self.state.redrives.get(batch_id, {}).values()
+        return [row for part in visible_parts(parts, redrives, round_) for row in self._served(part)]
 
     def _served(self, part: PartFile) -> list[DiskRow]:
         assert part.path in self.disk, f"the manifest names {part.path}, which was removed"

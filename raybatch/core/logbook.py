@@ -1,0 +1,100 @@
+"""What is worth telling of a decision: entries for the logs of batches and engines, derived from its changes.
+
+One entry a fact, never one a row: an hour of smooth work leaves a dozen. No prompt's or answer's text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from raybatch.core import changes as c
+from raybatch.core.events import EnginePhase, Now
+from raybatch.core.fitness import Fitness
+from raybatch.core.model import Batch
+from raybatch.core.state import State
+
+MILESTONE_SHARE: Final = 0.1
+
+
+def entries(state: State, changes: tuple[c.Change, ...], now: Now) -> tuple[c.Logged, ...]:
+    """``state``: before the changes."""
+    told = [entry for change in changes for entry in _told(state, change, now.wall)]
+    return (*told, *_given_back(state, changes, now.wall))
+
+
+def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
+    match change:
+        case c.BatchCreated(batch):
+            message = f"created from {batch.input_file_id} with priority {batch.priority}"
+            yield c.Logged(at, "created", message, batch.batch_id)
+        case c.BatchValidated(batch_id, total, model, expected_tokens, _):
+            message = f"{total:,} requests for {model}, about {expected_tokens:,} tokens"
+            yield c.Logged(at, "validated", message, batch_id)
+        case c.BatchFailed(batch_id, errors, _):
+            first = errors[0]
+            where = "" if first.line is None else f" on line {first.line}"
+            message = f"{len(errors):,} errors found, the first is {first.code}{where}"
+            yield c.Logged(at, "failed", message, batch_id)
+        case c.LeaseGranted(_, batch_id, 0, _, _, engine_id) if state.batches[batch_id].cursor == 0:
+            yield c.Logged(at, "started", f"{engine_id} took the first rows", batch_id, engine_id)
+        case c.PartCommitted(batch_id, _, slices):
+            finished = sum(piece.tally.completed + piece.tally.failed for piece in slices)
+            yield from _milestone(state.batches[batch_id], finished, at)
+        case c.BatchPaused(batch_id, _):
+            yield c.Logged(at, "paused", "no further row is started", batch_id)
+        case c.BatchResumed(batch_id, _):
+            yield c.Logged(at, "resumed", "rows are started again", batch_id)
+        case c.AllPaused(on):
+            yield c.Logged(at, "paused" if on else "resumed", "everything, by the operator")
+        case c.BatchCancelling(batch_id, _):
+            yield c.Logged(at, "cancelling", "finished rows are kept", batch_id)
+        case c.BatchReopened(batch_id, spans):
+            rows = sum(span.rows.bit_count() for span in spans)
+            message = f"{rows:,} failed requests run again, as round {state.batches[batch_id].round + 1}"
+            yield c.Logged(at, "retried", message, batch_id)
+        case c.BatchEnded(batch_id, _):
+            yield c.Logged(at, "ended", "every row is committed", batch_id)
+        case c.EngineLost(engine_id):
+            yield c.Logged(at, "lost", "not heard of for too long", engine_id=engine_id)
+        case c.EngineSeen():
+            yield from _engine(state, change, at)
+
+
+def _milestone(batch: Batch, finished: int, at: float) -> Iterator[c.Logged]:
+    step = max(1.0, batch.total * MILESTONE_SHARE)
+    before, after = batch.finished_rows, batch.finished_rows + finished
+    if before // step < after // step and after < batch.total:
+        message = f"{after:,} of {batch.total:,} rows are committed"
+        yield c.Logged(at, "progress", message, batch.batch_id)
+
+
+def _engine(state: State, seen: c.EngineSeen, at: float) -> Iterator[c.Logged]:
+    report = seen.report
+    known = state.engines.get(report.engine_id)
+    reborn = known is None or known.report.incarnation != report.incarnation
+    if reborn or known is None or known.report.phase is not report.phase:
+        what = report.models[0] if report.models else "no model"
+        words = {
+            EnginePhase.READY: f"{what} loaded in {report.load_s:.0f} s",
+            EnginePhase.FAILED: f"{what} could not be loaded: {report.error}",
+            EnginePhase.DIED: f"{what}: {report.error}",
+        }
+        message = words.get(report.phase, what)
+        yield c.Logged(at, report.phase.value, message, engine_id=report.engine_id)
+    before = Fitness.FIT if known is None else known.report.verdict.fitness
+    if report.verdict.fitness is not before:
+        message = "; ".join(report.verdict.reasons) or "the GPU is fit to work again"
+        yield c.Logged(at, f"gpu_{report.verdict.fitness}", message, engine_id=report.engine_id)
+
+
+def _given_back(state: State, changes: tuple[c.Change, ...], at: float) -> Iterator[c.Logged]:
+    rows: Counter[tuple[str, str | None]] = Counter()
+    for change in changes:
+        if isinstance(change, c.LeaseReleased):
+            chunk = state.chunks[change.chunk_id]
+            rows[chunk.batch_id, chunk.engine_id] += chunk.missing.bit_count()
+    for (batch_id, engine_id), count in rows.items():
+        message = f"{count:,} rows that {engine_id} had are free again"
+        yield c.Logged(at, "released", message, batch_id, engine_id)

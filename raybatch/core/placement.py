@@ -1,0 +1,81 @@
+"""Which model a slot serves: an engine that is to hold the models of the configuration in turns.
+
+A swap costs a load, so a model keeps its slot while it has work, at least for a turn when another one waits.
+The next model is the one with the highest priority waiting; among equals the one served longest ago. A model
+that could not be loaded is left alone for a while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raybatch.core.events import EnginePhase, EngineReport, Now
+from raybatch.core.model import BatchStatus, ChunkState
+from raybatch.core.policy import Policy
+from raybatch.core.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    model: str
+    priority: int  #: the highest of its batches
+    order: int  #: of its oldest batch
+
+
+def model_for(state: State, report: EngineReport, now: Now, policy: Policy) -> str | None:
+    """The model the slot should load now; None: go on as it is."""
+    if not report.slot or report.phase in (EnginePhase.LOADING, EnginePhase.DRAINING):
+        return None
+    current = report.models[0] if report.models else None
+    if state.draining or state.all_paused:
+        return None
+    waiting = [lot for lot in _backlogs(state) if _available(state, lot, report, now, policy)]
+    others = [lot for lot in waiting if lot.model != current]
+    if not others or (
+        report.phase is EnginePhase.READY and not _turn_is_over(waiting, others, report, policy)
+    ):
+        return None
+    chosen = min(
+        others, key=lambda lot: (-lot.priority, state.model_served_mono.get(lot.model, 0.0), lot.order)
+    )
+    return chosen.model
+
+
+def _turn_is_over(
+    waiting: list[_Backlog], others: list[_Backlog], report: EngineReport, policy: Policy
+) -> bool:
+    mine = next((lot for lot in waiting if lot.model == report.models[0]), None)
+    if mine is None:
+        return not report.held
+    if max(lot.priority for lot in others) > mine.priority:
+        return True
+    turn_s = max(policy.turn_s, policy.turn_loads_min * report.load_s)
+    return report.ready_s >= turn_s and max(lot.priority for lot in others) == mine.priority
+
+
+def _backlogs(state: State) -> list[_Backlog]:
+    """Models with rows that nobody has leased, the oldest batch's first."""
+    found: dict[str, _Backlog] = {}
+    for order, batch_id in enumerate(state.active):
+        batch = state.batches[batch_id]
+        if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None or batch.model is None:
+            continue
+        idle = any(chunk.state is ChunkState.AVAILABLE for chunk in state.live_chunks(batch_id))
+        if batch.cursor == batch.total and not idle:
+            continue
+        known = found.get(batch.model)
+        priority = batch.priority if known is None else max(known.priority, batch.priority)
+        found[batch.model] = _Backlog(batch.model, priority, order if known is None else known.order)
+    return list(found.values())
+
+
+def _available(state: State, lot: _Backlog, report: EngineReport, now: Now, policy: Policy) -> bool:
+    """Not held by another live engine, and not found impossible to load just now."""
+    fault = state.model_faults.get(lot.model)
+    if fault is not None and now.mono - fault.at_mono < policy.model_retry_s:
+        return False
+    return not any(
+        lot.model in entry.report.models and not entry.lost and entry.report.phase is not EnginePhase.STOPPED
+        for engine_id, entry in state.engines.items()
+        if engine_id != report.engine_id
+    )
