@@ -14,7 +14,8 @@ import ray
 
 from raybatch.actors.cluster_facts import read_facts
 from raybatch.actors.engine_actor import ensure_engines
-from raybatch.actors.gateway import NAMESPACE, engine_ids
+from raybatch.actors.engine_names import engine_names
+from raybatch.actors.gateway import NAMESPACE
 from raybatch.actors.scheduler_actor import SCHEDULER_NAME, ensure_scheduler
 from raybatch.actors.versions import code_version
 from raybatch.config import Home
@@ -33,7 +34,7 @@ def main() -> None:
     facts = read_facts(home)
     assert facts is not None, "the supervisor writes cluster.json first"
     ray.init(address=facts.ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
-    for name in (SCHEDULER_NAME, *engine_ids(home)):
+    for name in (SCHEDULER_NAME, *(engine.engine_id for engine in engine_names(settings))):
         _retire_old(name)
     ensure_scheduler(home)
     ensure_engines(home)

@@ -131,6 +131,17 @@ def reap(home: Home) -> int:
     return len(mine)
 
 
+def kill_engine(home: Home, pid: int) -> bool:
+    """SIGKILL the process if it is an engine of this home, on this machine."""
+    mine = [process for process in _own(home) if process.pid == pid]
+    for process in mine:
+        with contextlib.suppress(psutil.Error):
+            if _role(" ".join(process.cmdline()), process) == "engine":
+                process.kill()
+                return True
+    return False
+
+
 def kill_at_once(home: Home) -> int:
     """SIGKILL everything of this home's cluster, its supervisor first, as a power cut would."""
     mine = [*_supervisor(home), *_own(home)]

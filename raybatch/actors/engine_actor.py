@@ -13,7 +13,9 @@ import ray
 
 from raybatch.actors.engine_choice import make_engine
 from raybatch.actors.engine_loop import EngineLoop
-from raybatch.actors.gateway import NAMESPACE, engine_ids
+from raybatch.actors.engine_names import engine_names
+from raybatch.actors.gateway import NAMESPACE
+from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.own_loop import OwnLoop
 from raybatch.actors.scheduler_handle import RayScheduler
 from raybatch.actors.versions import code_version
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 class EngineActor:
     def __init__(self, home_root: str, engine_id: str) -> None:
         log_to_stderr()
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as the driver's own tools number them
         self._home = Home.find(home_root)
         self._engine_id = engine_id
         self._loop = OwnLoop("engine")
@@ -42,15 +45,16 @@ class EngineActor:
     async def _run(self) -> None:
         try:
             settings = self._home.load()
-            _, model_number, replica = self._engine_id.split("-")
-            model = settings.models[int(model_number)]
+            name = next(name for name in engine_names(settings) if name.engine_id == self._engine_id)
             self._engine = EngineLoop(
-                lambda: make_engine(self._home, settings, model, int(replica)),
+                lambda model: make_engine(self._home, settings, model, name.number),
                 RayScheduler(self._home),
                 self._home,
                 settings.engine,
                 self._engine_id,
-                model.names,
+                name.models,
+                GpuGuard(settings.gpu),
+                slot=name.slot,
             )
             why = await self._engine.run()
             log.error("engine %s ends: %s", self._engine_id, why)
@@ -62,12 +66,12 @@ class EngineActor:
 
 
 def ensure_engines(home: Home) -> list[Any]:
-    """One actor for each model and replica of the settings; Ray starts a dead one again."""
+    """One actor for each engine the settings ask for; Ray starts a dead one again."""
     settings = home.load()
     remote = ray.remote(EngineActor)
     return [
         remote.options(
-            name=engine_id,
+            name=name.engine_id,
             namespace=NAMESPACE,
             lifetime="detached",
             get_if_exists=True,
@@ -76,13 +80,14 @@ def ensure_engines(home: Home) -> list[Any]:
             max_concurrency=16,
             num_cpus=0,
             num_gpus=_gpus(settings),
-        ).remote(str(home.root), engine_id)
-        for engine_id in engine_ids(home)
+        ).remote(str(home.root), name.engine_id)
+        for name in engine_names(settings)
     ]
 
 
 def _gpus(settings: Settings) -> float:
     """A model split over several GPUs needs that many."""
-    if settings.engine.kind != "vllm" or not settings.engine.gpus:
-        return 0
-    return max(settings.engine.gpus, settings.vllm.tensor_parallel_size)
+    if not settings.engine.gpus or settings.engine.kind != "vllm":
+        return settings.engine.gpus
+    split = (settings.vllm_of(model).tensor_parallel_size for model in settings.models)
+    return max(settings.engine.gpus, *split)

@@ -6,12 +6,13 @@ import asyncio
 import os
 from dataclasses import asdict
 
+from raybatch.actors.engine_names import engine_names
 from raybatch.config import Home, ModelSettings, Settings
 from raybatch.engine.contract import Engine
 from raybatch.errors import EngineFailed
 
 
-async def make_engine(home: Home, settings: Settings, model: ModelSettings, replica: int) -> Engine:
+async def make_engine(home: Home, settings: Settings, model: ModelSettings, number: int) -> Engine:
     """Not started yet. Raises EngineFailed when settings name no engine or the packaged model is absent."""
     if settings.engine.kind == "echo":
         from raybatch.engine.echo import EchoEngine
@@ -26,7 +27,7 @@ async def make_engine(home: Home, settings: Settings, model: ModelSettings, repl
     source = model.source or model.id
     if source == "packaged":
         source = str(await asyncio.to_thread(prepare_packaged_model, home.models))
-    chosen = settings.vllm
+    chosen = settings.vllm_of(model)
     return VllmEngine(
         VllmSettings(
             model=source,
@@ -41,16 +42,17 @@ async def make_engine(home: Home, settings: Settings, model: ModelSettings, repl
             tensor_parallel_size=chosen.tensor_parallel_size,
             dtype=chosen.dtype,
             load_format=chosen.load_format,
-            cpu_threads_bind=chosen.cpu_threads_bind or _own_cores(settings, replica),
+            cpu_threads_bind=chosen.cpu_threads_bind or _own_cores(settings, number),
+            extra=chosen.extra,
         )
     )
 
 
-def _own_cores(settings: Settings, replica: int) -> str | None:
+def _own_cores(settings: Settings, number: int) -> str | None:
     """Engines that share a machine without GPUs get disjoint cores; a single one is left to vLLM's choice."""
-    engines = settings.engine.replicas * len(settings.models)
+    engines = len(engine_names(settings))
     if settings.engine.gpus or engines < 2:
         return None
     cores = sorted(os.sched_getaffinity(0))
-    mine = cores[replica % len(cores) :: engines]
+    mine = cores[number % len(cores) :: engines]
     return ",".join(str(core) for core in mine) or str(cores[-1])

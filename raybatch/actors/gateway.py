@@ -15,6 +15,8 @@ from typing import Any, Final
 import ray
 
 from raybatch.actors import chores
+from raybatch.actors.cluster_facts import kill_engine
+from raybatch.actors.engine_names import serving
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home
 from raybatch.core import chores as names
@@ -56,6 +58,8 @@ class RayGateway:
                 self._start(names.compaction(batch_id), _compaction, str(self._home.root), batch_id, parts)
             case cmd.WakeEngines(model):
                 self._spawn(self._wake(model))
+            case cmd.EndEngine(engine_id, pid):
+                self._spawn(self._end(engine_id, pid))
             case cmd.RemoveBlob(file_id):
                 BlobStore(self._home.files).remove(file_id)
             case cmd.RemoveParts(_, paths):
@@ -83,12 +87,22 @@ class RayGateway:
             await self._scheduler.ask(ChoreBroke(chore, str(error)))
 
     async def _wake(self, model: str) -> None:
-        for engine_id in engine_ids(self._home, model):
+        for name in serving(self._home.load(), model):
             try:
-                engine = ray.get_actor(engine_id, namespace=NAMESPACE)
+                engine = ray.get_actor(name.engine_id, namespace=NAMESPACE)
             except ValueError:
                 continue
             engine.wake.remote()
+
+    async def _end(self, engine_id: str, pid: int) -> None:
+        """Ray starts it again. A process that does not even answer Ray is killed by its number."""
+        if await asyncio.to_thread(kill_engine, self._home, pid):
+            log.error("engine %s was silent for too long: process %d killed", engine_id, pid)
+            return
+        try:
+            ray.kill(ray.get_actor(engine_id, namespace=NAMESPACE), no_restart=False)
+        except ValueError:
+            log.error("engine %s is gone, and Ray does not know it", engine_id)
 
     def _remove(self, paths: tuple[str, ...]) -> None:
         for path in paths:
@@ -96,17 +110,6 @@ class RayGateway:
 
 
 NAMESPACE: Final = "raybatch"
-
-
-def engine_ids(home: Home, model: str | None = None) -> list[str]:
-    """Actor names of the engines the settings ask for; of one model when given."""
-    settings = home.load()
-    return [
-        f"engine-{model_number}-{replica}"
-        for model_number, known in enumerate(settings.models)
-        for replica in range(settings.engine.replicas)
-        if model in (None, *known.names)
-    ]
 
 
 @cache

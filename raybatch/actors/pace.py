@@ -85,7 +85,9 @@ class Pace:
     def _keep_samples(self, batches: dict[str, Batch], now_mono: float) -> None:
         kept = {}
         for batch in batches.values():
-            samples = self._samples.get(batch.batch_id, deque())
+            before = self._seen.get(batch.batch_id)
+            same_round = before is not None and before.round == batch.round
+            samples = self._samples.get(batch.batch_id, deque()) if same_round else deque()
             samples.append((now_mono, batch.finished_rows, batch.tally.usage.completion_tokens))
             while now_mono - samples[0][0] > SPAN_S:
                 samples.popleft()

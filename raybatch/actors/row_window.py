@@ -1,7 +1,8 @@
 """The engine's rows: a window kept full across leases and batches, with no barrier anywhere.
 
-As a row finishes, the next one enters in the order the leases came. Finished rows gather per batch until
-they are written as one part. Refuses to talk to the scheduler: ``add`` takes leases in, ``take_finished``
+As a row finishes, the next one enters: of the batch with the highest priority, among equals of the one with
+the fewest expected tokens in flight, in the order its leases came. Finished rows gather per batch until they
+are written as one part. Refuses to talk to the scheduler: ``add`` takes leases in, ``take_finished``
 gives rows out.
 """
 
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from raybatch.actors.held_lease import HeldLease, RequestRow
@@ -26,6 +28,25 @@ from raybatch.wire.result_line import Origin, answered_row, refused_row
 RETRY_WAIT_S: Final = 0.5  #: doubled with every try
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One batch's leases in the order they came."""
+
+    leases: deque[HeldLease] = field(default_factory=deque)
+    running: int = 0
+
+    def is_over(self) -> bool:
+        """Nothing waits and nothing runs. Forgets the leases at its head that have no more to give."""
+        while self.leases and not self.leases[0].waiting:
+            self.leases.popleft()
+        return not self.leases and not self.running
+
+    def turn(self) -> tuple[int, float]:
+        """The least goes next. Only for a line with leases."""
+        lease = self.leases[0].lease
+        return -lease.priority, self.running * lease.row_tokens
 
 
 class RowWindow:
@@ -45,7 +66,7 @@ class RowWindow:
         self._tries_max = tries_max
         self._changed = changed
         self._died = died
-        self._order: deque[HeldLease] = deque()  #: leases with waiting rows
+        self._lines: dict[str, _Line] = {}  #: by batch: leases with waiting rows, and what is in flight
         self._tasks: dict[asyncio.Task[None], HeldLease] = {}
         self._open = True
         self.window_rows = window_rows
@@ -68,8 +89,23 @@ class RowWindow:
     def add(self, lease: Lease, rows: list[RequestRow]) -> None:
         held = HeldLease(lease, deque(rows))
         self.held[lease.chunk_id] = held
-        self._order.append(held)
+        line = self._lines.setdefault(lease.batch_id, _Line())
+        line.leases.append(held)
         self._fill()
+
+    def resize(self, window_rows: int) -> None:
+        """Rows beyond it finish; no other takes their place."""
+        grown = window_rows > self.window_rows
+        self.window_rows = window_rows
+        if grown:
+            self._fill()
+
+    def give_back(self, chunk_id: int) -> None:
+        """Start no further row of a lease. What runs is finished and offered."""
+        held = self.held.get(chunk_id)
+        if held is not None and held.waiting:
+            held.waiting.clear()
+            self._changed()
 
     def drop(self, chunk_id: int) -> None:
         """Abort what waits and runs of a lease. Its finished rows are still offered."""
@@ -86,7 +122,6 @@ class RowWindow:
     def close(self) -> None:
         """Start no further row; give back the waiting ones."""
         self._open = False
-        self._order.clear()
         for held in self.held.values():
             held.waiting.clear()
         self._changed()
@@ -118,20 +153,28 @@ class RowWindow:
     # -- rows ----------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        while self._open and len(self._tasks) < self.window_rows and self._order:
-            held = self._order[0]
-            if not held.waiting:
-                self._order.popleft()
-                continue
+        while self._open and len(self._tasks) < self.window_rows:
+            held = self._next()
+            if held is None:
+                return
             row = held.waiting.popleft()
             held.running += 1
+            self._lines[held.lease.batch_id].running += 1
             task = asyncio.create_task(self._run(held, row))
             self._tasks[task] = held
             task.add_done_callback(self._ended)
 
+    def _next(self) -> HeldLease | None:
+        """The lease whose next row enters; None when no row waits."""
+        for batch_id in [batch_id for batch_id, line in self._lines.items() if line.is_over()]:
+            del self._lines[batch_id]
+        waiting = [line for line in self._lines.values() if line.leases]
+        return min(waiting, key=_Line.turn).leases[0] if waiting else None
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         held = self._tasks.pop(task)
         held.running -= 1
+        self._lines[held.lease.batch_id].running -= 1
         if not task.cancelled():
             error = task.exception()
             if isinstance(error, EngineDied):
@@ -149,8 +192,8 @@ class RowWindow:
             origin = self._origin(held, row, started_at)
             self._finish(held, refused_row(origin, *row.refusal, row_id=f"batch_req_{row_id}"))
             return
-        reply = await self._answer(held.lease.endpoint, row, f"req_{row_id}")
-        origin = self._origin(held, row, started_at)
+        reply, tries = await self._answer(held.lease.endpoint, row, f"req_{row_id}")
+        origin = self._origin(held, row, started_at, tries)
         self._finish(
             held,
             answered_row(
@@ -158,7 +201,8 @@ class RowWindow:
             ),
         )
 
-    async def _answer(self, url: str, row: RequestRow, request_id: str) -> EngineReply:
+    async def _answer(self, url: str, row: RequestRow, request_id: str) -> tuple[EngineReply, int]:
+        """The answer that counts, and how often the row was tried for it."""
         tries = 0
         while True:
             reply = await self._engine.generate(
@@ -166,15 +210,15 @@ class RowWindow:
             )
             tries += 1
             if judge(reply.status, tries, self._tries_max) is not Outcome.TRY_AGAIN:
-                return reply
+                return reply, tries
             await asyncio.sleep(RETRY_WAIT_S * 2 ** (tries - 1))
 
-    def _origin(self, held: HeldLease, row: RequestRow, started_at: float) -> Origin:
+    def _origin(self, held: HeldLease, row: RequestRow, started_at: float, tries: int = 1) -> Origin:
         return Origin(
             position=row.position,
             index=row.index,
             custom_id=row.custom_id,
-            attempt=held.lease.attempt,
+            attempt=held.lease.attempt + tries - 1,
             engine_id=self._engine_id,
             started_at=started_at,
             finished_at=time.time(),

@@ -15,6 +15,7 @@ import ray
 
 from raybatch import errors
 from raybatch.actors.gateway import NAMESPACE, RayGateway
+from raybatch.actors.metrics import keep_showing
 from raybatch.actors.own_loop import OwnLoop
 from raybatch.actors.scheduler import Scheduler
 from raybatch.actors.sweep import ORPHAN_AGE_S, kept, sweep
@@ -63,9 +64,13 @@ class SchedulerActor:
             )
             gateway.serve(scheduler)
             self._scheduler = scheduler
-            sweeping = asyncio.create_task(self._sweep(scheduler))
+            beside = [
+                asyncio.create_task(self._sweep(scheduler)),
+                asyncio.create_task(keep_showing(scheduler)),
+            ]
             await scheduler.run()
-            sweeping.cancel()
+            for task in beside:
+                task.cancel()
         except BaseException:
             log.exception("the scheduler's loop ended")
             logging.shutdown()

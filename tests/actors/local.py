@@ -11,11 +11,13 @@ from typing import Any
 
 from raybatch.actors import chores
 from raybatch.actors.engine_loop import EngineLoop
+from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.scheduler import Scheduler
 from raybatch.config import EngineSettings, Home, ModelSettings, make_settings
 from raybatch.core import chores as names
 from raybatch.core import commands as cmd
 from raybatch.core.events import BatchAsked, FileStored
+from raybatch.core.fitness import GpuLimits
 from raybatch.core.model import TERMINAL, Batch, File
 from raybatch.core.policy import Policy
 from raybatch.engine.contract import Engine
@@ -67,11 +69,14 @@ class LocalGateway:
 
 @asynccontextmanager
 async def scheduling(
-    home: Home, policy: Policy | None = None, open_memory: Callable[[], DurableMemory] | None = None
+    home: Home,
+    policy: Policy | None = None,
+    open_memory: Callable[[], DurableMemory] | None = None,
+    models: tuple[str, ...] = (MODEL,),
 ) -> AsyncIterator[tuple[Scheduler, LocalGateway]]:
     """A running scheduler over ``home``; stopped, with its ledger closed, at the end."""
     home.make()
-    home.save(make_settings("test", ("engine.kind=echo",), models=(ModelSettings(MODEL),)))
+    home.save(make_settings("test", ("engine.kind=echo",), models=tuple(map(ModelSettings, models))))
     gateway = LocalGateway(home)
     scheduler = Scheduler(
         open_memory or (lambda: DurableMemory(home.ledger)), gateway, policy or Policy(), home.root
@@ -89,15 +94,24 @@ async def scheduling(
 
 @asynccontextmanager
 async def engine_running(
-    home: Home, gateway: LocalGateway, engine: Engine | None = None, engine_id: str = "engine-0-0"
+    home: Home,
+    gateway: LocalGateway,
+    engine: Engine | None = None,
+    engine_id: str = "engine-0-0",
+    *,
+    settings: EngineSettings = QUICK,
+    guard: GpuGuard | None = None,
+    models: tuple[str, ...] = (MODEL,),
 ) -> AsyncIterator[tuple[EngineLoop, asyncio.Task[str]]]:
-    """An engine at work until the block ends."""
+    """An engine at work until the block ends; a slot when there are several models."""
 
-    async def make() -> Engine:
+    async def make(model: ModelSettings) -> Engine:
         return engine or EchoEngine()
 
     assert gateway.scheduler is not None
-    loop = EngineLoop(make, gateway.scheduler, home, QUICK, engine_id, (MODEL,))
+    known = tuple(ModelSettings(model) for model in models)
+    guard = guard or GpuGuard(GpuLimits())
+    loop = EngineLoop(make, gateway.scheduler, home, settings, engine_id, known, guard, slot=len(models) > 1)
     gateway.engines.append(loop)
     task = asyncio.create_task(loop.run())
     try:
@@ -108,14 +122,14 @@ async def engine_running(
         gateway.engines.remove(loop)
 
 
-def upload_of(rows: int, said: Callable[[int], str] = "row {}".format) -> bytes:
+def upload_of(rows: int, said: Callable[[int], str] = "row {}".format, model: str = MODEL) -> bytes:
     return "".join(
         json.dumps(
             {
                 "custom_id": f"id-{i}",
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": {"model": MODEL, "messages": [{"role": "user", "content": said(i)}]},
+                "body": {"model": model, "messages": [{"role": "user", "content": said(i)}]},
             }
         )
         + "\n"
@@ -175,5 +189,5 @@ async def lines_of(
     home: Home, scheduler: Scheduler, batch_id: str, kind: exports.Kind
 ) -> list[dict[str, Any]]:
     rows = await scheduler.read("rows", "default", batch_id)
-    content = b"".join(exports.jsonl(home.root, rows.parts, kind))
+    content = b"".join(exports.jsonl(home.root, rows.visible(), kind))
     return [json.loads(line) for line in content.splitlines()]

@@ -6,15 +6,30 @@ import asyncio
 import os
 import signal
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raybatch.actors.gpu_guard import GpuGuard
+from raybatch.actors.scheduler import Scheduler
 from raybatch.config import Home
-from raybatch.core.events import CancelAsked, DrainAsked
-from raybatch.core.model import BatchStatus
+from raybatch.core.events import CancelAsked, DrainAsked, PauseAsked
+from raybatch.core.fitness import GpuLimits, GpuReading, judge
+from raybatch.core.model import Batch, BatchStatus
 from raybatch.engine.echo import EchoEngine, EchoSettings
-from tests.actors.local import create, ended, engine_running, lines_of, scheduling, store, until, upload_of
+from raybatch.errors import Unavailable
+from tests.actors.local import (
+    QUICK,
+    create,
+    ended,
+    engine_running,
+    lines_of,
+    scheduling,
+    store,
+    until,
+    upload_of,
+)
 
 SLOW = EchoSettings(alpha_ms=2.0, concurrency=32)
 
@@ -121,3 +136,111 @@ async def test_two_engines_share_a_batch_without_doing_a_row_twice(home: Home) -
             batch = await ended(scheduler, batch.batch_id)
         rows = await scheduler.read("rows", "default", batch.batch_id)
         assert sum(part.rows for part in rows.parts) == batch.tally.completed == 900
+
+
+async def test_an_engine_that_stands_still_is_given_up_and_its_rows_run_elsewhere(home: Home) -> None:
+    async with scheduling(home) as (scheduler, gateway):
+        batch = await create(scheduler, await store(home, scheduler, upload_of(600)))
+        engine = EchoEngine(SLOW)
+        watchful = replace(QUICK, hang_s=1.0)
+        async with engine_running(home, gateway, engine, settings=watchful) as (_, task):
+            await until(scheduler, batch.batch_id, lambda batch: batch.finished_rows > 60)
+            os.kill(engine.child_pids()[0], signal.SIGSTOP)
+            assert (await task).startswith("it hangs: ")
+        (view,) = (await scheduler.read("overview")).engines
+        assert (view.phase, view.held_rows) == ("died", 0)
+
+        async with engine_running(home, gateway):
+            batch = await ended(scheduler, batch.batch_id)
+        assert (batch.tally.completed, batch.tally.failed) == (600, 0)
+
+
+async def test_a_paused_batch_finishes_what_runs_and_no_more_until_it_is_resumed(home: Home) -> None:
+    async with scheduling(home) as (scheduler, gateway), engine_running(home, gateway, EchoEngine(SLOW)):
+        batch = await create(scheduler, await store(home, scheduler, upload_of(900)))
+        await until(scheduler, batch.batch_id, lambda batch: batch.finished_rows > 60)
+        paused = await scheduler.ask(PauseAsked("p", "default", batch.batch_id, True))
+        assert paused.paused_at is not None
+        while any(engine.held_rows for engine in (await scheduler.read("overview")).engines):
+            await asyncio.sleep(0.01)
+        rested = await scheduler.read("batch", "default", batch.batch_id)
+        assert 60 < rested.finished_rows < 900
+
+        other = await create(scheduler, await store(home, scheduler, upload_of(50)))
+        assert (await ended(scheduler, other.batch_id)).tally.completed == 50
+        assert await scheduler.read("batch", "default", batch.batch_id) == rested
+
+        await scheduler.ask(PauseAsked("r", "default", batch.batch_id, False))
+        batch = await ended(scheduler, batch.batch_id)
+        assert (batch.status, batch.tally.completed) == ("completed", 900)
+
+
+async def test_a_slot_serves_models_in_turns_and_each_batch_by_its_own(home: Home) -> None:
+    models = ("echo", "other")
+    lives = []
+    async with scheduling(home, models=models) as (scheduler, gateway):
+        batches = [
+            await create(scheduler, await store(home, scheduler, upload_of(200, model=model)))
+            for model in ("echo", "other", "echo")
+        ]
+        while len([b for b in batches if (await scheduler.read("batch", "default", b.batch_id)).active]) > 0:
+            async with engine_running(home, gateway, EchoEngine(), "slot", models=models) as (loop, task):
+                gone = asyncio.ensure_future(everyone_ended(scheduler, batches))
+                await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
+                lives.append(loop)
+        for batch in batches:
+            assert (await scheduler.read("batch", "default", batch.batch_id)).tally.completed == 200
+        log = await scheduler.read("whole_log")
+        ready = [entry.message.split()[0] for entry in log if entry.kind == "ready"]
+        assert sorted(ready) == ["echo", "other"]
+        assert len(lives) == 2
+
+
+async def everyone_ended(scheduler: Scheduler, batches: list[Batch]) -> None:
+    for batch in batches:
+        await ended(scheduler, batch.batch_id)
+
+
+class Scripted(GpuGuard):
+    """Reads what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(GpuLimits())
+        self.celsius = 60
+
+    async def look(self) -> None:
+        reading = GpuReading(0, "GPU-0", "card", 16 << 30, 8 << 30, 0, self.celsius, 200.0, 320.0, 1.0)
+        self.readings = (reading,)
+        self.verdict = judge(self.verdict, self.readings, GpuLimits())
+
+
+async def test_heat_empties_the_window_and_closes_the_door_until_the_card_has_cooled(home: Home) -> None:
+    guard = Scripted()
+    async with (
+        scheduling(home) as (scheduler, gateway),
+        engine_running(home, gateway, EchoEngine(SLOW), guard=guard),
+    ):
+        batch = await create(scheduler, await store(home, scheduler, upload_of(2_000)))
+        await until(scheduler, batch.batch_id, lambda batch: batch.finished_rows > 60)
+        guard.celsius = 90
+        file = await store(home, scheduler, upload_of(10))
+        while (await scheduler.read("overview")).closed is None:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable, match=r"90 .C"):
+            await create(scheduler, file)
+        while any(engine.held_rows for engine in (await scheduler.read("overview")).engines):
+            await asyncio.sleep(0.01)
+        rested = await scheduler.read("batch", "default", batch.batch_id)
+        assert rested.finished_rows < 2_000
+
+        guard.celsius = 78  # cooler, but not below where it recovers
+        while (await scheduler.read("overview")).engines[0].gpus[0].temperature_c != 78:
+            await asyncio.sleep(0.01)
+        assert (await scheduler.read("overview")).closed is not None
+
+        guard.celsius = 60
+        assert (await ended(scheduler, batch.batch_id)).tally.completed == 2_000
+        await create(scheduler, file)
+        kinds = [entry.kind for entry in await scheduler.read("whole_log")]
+        assert kinds.index("gpu_unfit") < kinds.index("gpu_fit")

@@ -1,0 +1,148 @@
+"""Which row enters the window next, and what leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from raybatch.actors.held_lease import RequestRow
+from raybatch.actors.row_window import RowWindow
+from raybatch.core.commands import Lease
+from raybatch.core.rows import full
+from raybatch.engine.contract import EngineReply, Progress
+
+
+@dataclass
+class Gate:
+    """An engine whose rows end when the test says so."""
+
+    window: int = 4
+    asked: list[str] = field(default_factory=list)
+    answers: dict[str, asyncio.Future[int]] = field(default_factory=dict)
+
+    async def start(self) -> None: ...
+
+    async def generate(self, url: str, body: bytes, request_id: str) -> EngineReply:
+        self.asked.append(body.decode())
+        future = self.answers.setdefault(body.decode(), asyncio.get_running_loop().create_future())
+        status = await asyncio.shield(future)
+        self.answers.pop(body.decode(), None)
+        return EngineReply(status, b"{}")
+
+    async def finish(self, *rows: str, status: int = 200) -> None:
+        for row in rows:
+            self.answers[row].set_result(status)
+        await settled()
+
+    def progress(self) -> Progress:
+        return Progress(0, 0, 0, 0, 0, 0.0)
+
+    def child_pids(self) -> tuple[int, ...]:
+        return ()
+
+    async def stop(self) -> None: ...
+
+
+async def settled() -> None:
+    """Until every task that can go on has done so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def window(gate: Gate, rows: int, changed: Callable[[], None] = lambda: None) -> RowWindow:
+    return RowWindow(gate, "e", rows, 3, changed=changed, died=lambda: None)
+
+
+def lease(name: str, chunk_id: int, rows: int, *, priority: int = 0, row_tokens: float = 1.0) -> Lease:
+    return Lease(chunk_id, chunk_id, name, "file", "/v1/x", 0, rows, full(rows), 1, priority, row_tokens)
+
+
+def requests(name: str, rows: int) -> list[RequestRow]:
+    return [RequestRow(i, i, f"{name}{i}", f"{name}{i}".encode()) for i in range(rows)]
+
+
+async def test_a_batch_that_comes_late_gets_its_share_of_the_rows_that_enter() -> None:
+    gate = Gate()
+    rows = window(gate, 4)
+    rows.add(lease("large", 1, 100), requests("L", 100))
+    await settled()
+    rows.add(lease("small", 2, 10), requests("s", 10))
+    await settled()
+    await gate.finish("L0", "L1")
+    assert gate.asked == ["L0", "L1", "L2", "L3", "s0", "s1"]
+    await gate.finish("L2", "s0")
+    assert sorted(gate.asked[6:]) == ["L4", "s2"]
+    rows.close()
+    rows.abort()
+
+
+async def test_rows_that_cost_more_enter_less_often() -> None:
+    gate = Gate()
+    rows = window(gate, 0)
+    rows.add(lease("dear", 1, 100, row_tokens=300.0), requests("d", 100))
+    rows.add(lease("cheap", 2, 100, row_tokens=100.0), requests("c", 100))
+    rows.resize(8)
+    await settled()
+    assert sorted(word[0] for word in gate.asked) == ["c"] * 6 + ["d"] * 2
+    rows.close()
+    rows.abort()
+
+
+async def test_a_higher_priority_takes_every_free_place() -> None:
+    gate = Gate()
+    rows = window(gate, 2)
+    rows.add(lease("low", 1, 100), requests("l", 100))
+    await settled()
+    rows.add(lease("high", 2, 100, priority=5), requests("h", 100))
+    await gate.finish("l0", "l1")
+    await gate.finish("h0")
+    assert gate.asked == ["l0", "l1", "h0", "h1", "h2"]
+    rows.close()
+    rows.abort()
+
+
+async def test_a_lease_given_back_starts_no_row_and_keeps_what_runs() -> None:
+    gate = Gate()
+    rows = window(gate, 2)
+    rows.add(lease("b", 1, 10), requests("b", 10))
+    await settled()
+    rows.give_back(1)
+    await gate.finish("b0", "b1")
+    assert gate.asked == ["b0", "b1"]
+    taken = rows.take_finished("b")
+    assert [row.custom_id for row in taken[1]] == ["b0", "b1"]
+    rows.settle(1, 2)
+    assert rows.held == {}
+
+
+async def test_a_smaller_window_lets_rows_finish_and_a_larger_one_fills_at_once() -> None:
+    gate = Gate()
+    rows = window(gate, 4)
+    rows.add(lease("b", 1, 20), requests("b", 20))
+    await settled()
+    rows.resize(1)
+    await gate.finish("b0", "b1", "b2")
+    assert len(gate.asked) == 4
+    await gate.finish("b3")
+    assert gate.asked[4:] == ["b4"]
+    rows.resize(3)
+    await settled()
+    assert gate.asked[5:] == ["b5", "b6"]
+    rows.close()
+    rows.abort()
+
+
+async def test_the_attempt_of_a_row_counts_every_try() -> None:
+    gate = Gate()
+    done = asyncio.Event()
+    rows = window(gate, 1, changed=done.set)
+    rows.add(lease("b", 1, 1), requests("b", 1))
+    await settled()
+    await gate.finish("b0", status=503)
+    while not gate.answers:
+        await asyncio.sleep(0.01)
+    done.clear()
+    await gate.finish("b0")
+    await done.wait()
+    assert [row.attempt for row in rows.take_finished("b")[1]] == [2]
