@@ -84,6 +84,7 @@ class EngineLoop:
         self._swap_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._more_expected = False  #: the last report brought rows
+        self._in_flight: tuple[e.RowsInFlight, ...] = ()  #: at the engine's death, when a row may be to blame
 
     def wake(self) -> None:
         self._wake.set()
@@ -168,6 +169,7 @@ class EngineLoop:
             for task in done:
                 if task in tasks:
                     task.result()
+            await self._blame(engine, self._window)
             self._window.close()
             self._window.abort()
             with contextlib.suppress(TimeoutError):
@@ -183,6 +185,13 @@ class EngineLoop:
         if not self._dead.is_set():
             self._error = why
             self._dead.set()
+
+    async def _blame(self, engine: Engine, window: RowWindow) -> None:
+        """A kill from outside and a broken GPU are no row's fault."""
+        if not self._dead.is_set() or self._guard.verdict.needs_restart:
+            return
+        if not await engine.killed_from_outside():
+            self._in_flight = window.rows_at_death()
 
     async def _look_loop(self, engine: Engine, window: RowWindow) -> None:
         """Is it still moving, is its GPU fit, and how many rows can it use?"""
@@ -265,6 +274,7 @@ class EngineLoop:
             kv_cache_usage=self._engine.progress().kv_cache_usage if self._engine and window else 0.0,
             gpus=self._guard.readings,
             verdict=self._guard.verdict,
+            in_flight=self._in_flight,
         )
 
     def _credit_rows(self) -> int:

@@ -51,8 +51,7 @@ class RayGateway:
             case cmd.StartIntake(batch_id):
                 batch = self._batch_of(batch_id)
                 self._start(names.intake(batch_id), _intake, str(self._home.root), batch)
-            case cmd.StartClosing(batch_id, code, leases):
-                chore = names.closing(batch_id)
+            case cmd.StartClosing(_, code, leases, chore):
                 self._start(chore, _closing, str(self._home.root), code, leases, chore)
             case cmd.StartCompaction(batch_id, parts):
                 self._start(names.compaction(batch_id), _compaction, str(self._home.root), batch_id, parts)

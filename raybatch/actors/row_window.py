@@ -19,8 +19,10 @@ from typing import Final
 
 from raybatch.actors.held_lease import HeldLease, RequestRow
 from raybatch.core.commands import Lease
+from raybatch.core.events import RowsInFlight
 from raybatch.core.model import ResultRow
 from raybatch.core.outcome import Outcome, judge
+from raybatch.core.rows import bitmap_of
 from raybatch.engine.contract import Engine, EngineReply
 from raybatch.errors import EngineDied
 from raybatch.wire.result_line import Origin, answered_row, refused_row
@@ -67,7 +69,8 @@ class RowWindow:
         self._changed = changed
         self._died = died
         self._lines: dict[str, _Line] = {}  #: by batch: leases with waiting rows, and what is in flight
-        self._tasks: dict[asyncio.Task[None], HeldLease] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[HeldLease, RequestRow]] = {}
+        self._fallen: list[tuple[HeldLease, RequestRow]] = []  #: rows that the engine's death ended
         self._open = True
         self.window_rows = window_rows
         self.held: dict[int, HeldLease] = {}  #: by chunk id, until settled
@@ -114,7 +117,7 @@ class RowWindow:
             return
         held.dropped = True
         held.waiting.clear()
-        for task, owner in self._tasks.items():
+        for task, (owner, _) in self._tasks.items():
             if owner is held:
                 task.cancel()
         self._changed()
@@ -130,6 +133,18 @@ class RowWindow:
         """Cancel what still runs."""
         for task in self._tasks:
             task.cancel()
+
+    def rows_at_death(self) -> tuple[RowsInFlight, ...]:
+        """What was in flight when the engine died, or runs still. Ask before ``abort``."""
+        found: dict[int, tuple[HeldLease, list[int]]] = {}
+        for held, row in (*self._fallen, *self._tasks.values()):
+            if row.refusal is None:
+                offset = row.position - held.lease.first
+                found.setdefault(held.lease.chunk_id, (held, []))[1].append(offset)
+        return tuple(
+            RowsInFlight(chunk_id, held.lease.token, bitmap_of(offsets))
+            for chunk_id, (held, offsets) in found.items()
+        )
 
     def take_finished(self, batch_id: str) -> dict[int, list[ResultRow]]:
         """Finished rows of a batch by chunk id, now being written."""
@@ -161,7 +176,7 @@ class RowWindow:
             held.running += 1
             self._lines[held.lease.batch_id].running += 1
             task = asyncio.create_task(self._run(held, row))
-            self._tasks[task] = held
+            self._tasks[task] = held, row
             task.add_done_callback(self._ended)
 
     def _next(self) -> HeldLease | None:
@@ -172,12 +187,13 @@ class RowWindow:
         return min(waiting, key=_Line.turn).leases[0] if waiting else None
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        held = self._tasks.pop(task)
+        held, row = self._tasks.pop(task)
         held.running -= 1
         self._lines[held.lease.batch_id].running -= 1
         if not task.cancelled():
             error = task.exception()
             if isinstance(error, EngineDied):
+                self._fallen.append((held, row))
                 self._died()
             elif error is not None:
                 log.error("a row of %s could not be run", held.lease.batch_id, exc_info=error)

@@ -10,7 +10,7 @@ from typing import Final
 from raybatch.core.commands import Rejection
 from raybatch.core.events import BatchAsked, EnginePhase
 from raybatch.core.fitness import Fitness
-from raybatch.core.model import BatchStatus, File
+from raybatch.core.model import Batch, BatchStatus, File
 from raybatch.core.policy import Policy
 from raybatch.core.state import EngineEntry, State
 
@@ -69,14 +69,9 @@ def refusal(state: State, asked: BatchAsked, file: File, policy: Policy) -> Reje
             "Busy",
             message,
             code="too_many_batches",
-            retry_after_s=_wait_s(state, min(batch.total - batch.finished_rows for batch in mine)),
+            retry_after_s=_wait_s(state, min((_rows_left(state, batch) for batch in mine), default=0)),
         )
-    queued = sum(
-        batch.total - batch.finished_rows
-        if batch.status is not BatchStatus.VALIDATING
-        else _lines(state, batch.input_file_id)
-        for batch in mine
-    )
+    queued = sum(_rows_left(state, batch) for batch in mine)
     if queued + lines > policy.queued_requests_max:
         message = (
             f"{queued:,} requests are waiting and this batch has {lines:,}; "
@@ -88,8 +83,10 @@ def refusal(state: State, asked: BatchAsked, file: File, policy: Policy) -> Reje
     return None
 
 
-def _lines(state: State, file_id: str) -> int:
-    file = state.files.get(file_id)
+def _rows_left(state: State, batch: Batch) -> int:
+    if batch.status is not BatchStatus.VALIDATING:
+        return batch.total - batch.finished_rows
+    file = state.files.get(batch.input_file_id)
     return (file.lines or 0) if file is not None else 0
 
 
@@ -108,6 +105,6 @@ def _may_work(entry: EngineEntry) -> bool:
 def _wait_s(state: State, rows: int) -> int:
     """Until so many rows have gone, at the engines' present pace."""
     rows_per_s = sum(entry.report.rows_per_s for entry in state.engines.values() if not entry.lost)
-    if rows_per_s <= 0:
+    if not rows_per_s > 0:  # nor is it a number where an engine miscounts
         return RETRY_AFTER_UNKNOWN_S
     return round(min(max(rows / rows_per_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S))

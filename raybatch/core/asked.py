@@ -13,7 +13,7 @@ from raybatch.core import events as e
 from raybatch.core.admission import refusal
 from raybatch.core.chores import intake
 from raybatch.core.decision import Decision
-from raybatch.core.model import CHUNK_ROWS_MAX, TERMINAL, Batch, BatchStatus, LineError
+from raybatch.core.model import CHUNK_ROWS_MAX, TERMINAL, Batch, BatchStatus, LineError, Tally
 from raybatch.core.policy import Policy
 from raybatch.core.rounds import reopened
 from raybatch.core.state import State
@@ -130,8 +130,9 @@ def retry_batch(state: State, asked: e.RetryAsked) -> Decision:
     rows = sum(span.rows.bit_count() for span in asked.spans)
     ends = [0, *(span.first + span.count for span in asked.spans)]
     apart = all(end <= span.first for end, span in zip(ends, asked.spans, strict=False))
-    sound = apart and ends[-1] <= batch.total and all(0 < s.count <= CHUNK_ROWS_MAX for s in asked.spans)
-    if not sound or (asked.tally.completed, asked.tally.failed) != (0, rows) or rows > batch.tally.failed:
+    bitmaps = all(span.rows > 0 and span.count <= CHUNK_ROWS_MAX for span in asked.spans)
+    sound = apart and bitmaps and ends[-1] <= batch.total
+    if not sound or asked.tally.failed != rows or not _holds(batch.tally, asked.tally):
         message = (
             f"{rows} rows to retry do not fit the batch's {batch.tally.failed} failed ones of {batch.total}."
         )
@@ -141,6 +142,14 @@ def retry_batch(state: State, asked: e.RetryAsked) -> Decision:
     )
     shown = reopened(batch, asked.tally, asked.output_file_id, asked.error_file_id)
     return Decision((change,), (cmd.Reply(asked.reply_to, shown), *_wake(batch)))
+
+
+def _holds(whole: Tally, failed: Tally) -> bool:
+    """Whether failed rows with this tally can be among those of ``whole``."""
+    left = whole - failed
+    bytes_left = left.failed >= 0 and 0 <= left.error_bytes <= whole.error_bytes
+    tokens_left = min(left.usage.prompt_tokens, left.usage.completion_tokens, left.usage.cached_tokens) >= 0
+    return (failed.completed, failed.output_bytes) == (0, 0) and bytes_left and tokens_left
 
 
 def pause(state: State, asked: e.PauseAsked, now: e.Now) -> Decision:

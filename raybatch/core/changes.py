@@ -72,6 +72,21 @@ class LeaseReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class DeathBlamed:
+    """The lease ends because its engine died with ``rows`` of it in flight.
+
+    Each of ``suspects`` (bitmaps, apart from each other) becomes a chunk of its own that runs alone.
+    ``alone``: the chunk has but one row and nothing else was in flight.
+    """
+
+    chunk_id: int
+    token: int
+    rows: int
+    suspects: tuple[int, ...] = ()
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PartCommitted:
     """The manifest row: these rows are results from now on. Chunks it covers to the last row complete."""
 
@@ -180,6 +195,15 @@ class ChoreNoted:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneTurn:
+    """Volatile. From now on the engine takes turns with: suspects, or ordinary rows."""
+
+    engine_id: str
+    quarantine: bool
+    at_mono: float
+
+
+@dataclass(frozen=True, slots=True)
 class DrainSet:
     """Volatile. While on, nothing is leased."""
 
@@ -202,6 +226,7 @@ DurableChange = (
     | BatchFailed
     | LeaseGranted
     | LeaseReleased
+    | DeathBlamed
     | PartCommitted
     | PartsReplaced
     | BatchCancelling
@@ -213,7 +238,7 @@ DurableChange = (
     | Logged
     | RateNoted
 )
-VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | DrainSet | SurroundingsNoted
+VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | LaneTurn | DrainSet | SurroundingsNoted
 Change = DurableChange | VolatileChange
 
 DURABLE: Final[dict[str, type]] = {kind.__name__: kind for kind in DurableChange.__args__}

@@ -1,4 +1,5 @@
-"""What a batch needs in the background: intake of its upload, closing after a cancel, compaction of parts.
+"""What a batch needs in the background: intake of its upload, closing after a cancel, burial of rows that
+kill engines, compaction of parts.
 
 A chore is named; its name is also the engine id of the leases a closing holds. A chore that ended without a
 verdict, or was not heard of for too long, is simply started again: every one of them is idempotent or fenced.
@@ -14,12 +15,14 @@ from raybatch.core.commands import Command, StartClosing, StartCompaction, Start
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
 from raybatch.core.events import Now
-from raybatch.core.leasing import grant_rest, lease_of
+from raybatch.core.leasing import grant_chunk, grant_rest, lease_of
 from raybatch.core.model import Batch, BatchStatus, ChunkState, PartFile
 from raybatch.core.policy import Policy
+from raybatch.core.quarantine import beyond_help
 from raybatch.core.state import State
 
 CLOSING: Final = "closing:"
+BURIAL: Final = "burial:"
 COMPACTED_FILES_MAX: Final = 64  #: of one batch once nothing is left to compact, and in one compaction
 
 
@@ -29,6 +32,10 @@ def intake(batch_id: str) -> str:
 
 def closing(batch_id: str) -> str:
     return f"{CLOSING}{batch_id}"
+
+
+def burial(batch_id: str, chunk_id: int) -> str:
+    return f"{BURIAL}{batch_id}:{chunk_id}"
 
 
 def compaction(batch_id: str) -> str:
@@ -65,7 +72,22 @@ def due_closing(
         *(LeaseRenewed(lease.chunk_id, due_mono) for lease in granted),
     )
     leases = tuple(lease_of(state, lease) for lease in granted)
-    return Decision(changes, (StartClosing(batch.batch_id, "batch_cancelled", leases),))
+    return Decision(changes, (StartClosing(batch.batch_id, "batch_cancelled", leases, chore),))
+
+
+def due_burial(state: State, batch: Batch, now: Now, policy: Policy, next_token: int) -> Decision:
+    """A row that killed its engine alone, again and again, gets an error row instead."""
+    lost = beyond_help(state, batch.batch_id, policy)
+    if batch.status is not BatchStatus.IN_PROGRESS or not lost or next_token != state.next_token:
+        return Decision()
+    chunk = lost[0]
+    chore = burial(batch.batch_id, chunk.chunk_id)
+    granted = grant_chunk(state, chunk, chore)
+    due_mono = now.mono + policy.chore_s
+    changes = (granted, LeaseRenewed(chunk.chunk_id, due_mono))
+    return Decision(
+        changes, (StartClosing(batch.batch_id, "engine_crash", (lease_of(state, granted),), chore),)
+    )
 
 
 def due_compaction(state: State, batch_id: str, now: Now, policy: Policy) -> Decision:

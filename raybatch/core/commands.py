@@ -76,6 +76,7 @@ class StartClosing:
     batch_id: str
     code: str
     leases: tuple[Lease, ...]
+    chore: str
 
 
 @dataclass(frozen=True, slots=True)

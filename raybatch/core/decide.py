@@ -13,9 +13,11 @@ from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.chores import (
+    BURIAL,
     CLOSING,
     closing,
     compaction,
+    due_burial,
     due_closing,
     due_compaction,
     due_intake,
@@ -23,11 +25,12 @@ from raybatch.core.chores import (
 )
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
-from raybatch.core.leasing import grant, lease_of
+from raybatch.core.leasing import grant, grant_chunk, has_rows, held_up, lease_of
 from raybatch.core.logbook import entries
 from raybatch.core.model import BatchStatus, ChunkState, PartFile, PartSlice
 from raybatch.core.placement import model_for
 from raybatch.core.policy import Policy
+from raybatch.core.quarantine import blamed, turn
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 
@@ -76,7 +79,7 @@ def recover(state: State) -> Decision:
     changes = tuple(
         c.LeaseReleased(chunk.chunk_id, chunk.token)
         for chunk in state.chunks.values()
-        if chunk.state is ChunkState.LEASED and (chunk.engine_id or "").startswith(CLOSING)
+        if chunk.state is ChunkState.LEASED and (chunk.engine_id or "").startswith((CLOSING, BURIAL))
     )
     return Decision(changes)
 
@@ -123,14 +126,18 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
         for chunk_id in kept
         if state.batches[mine[chunk_id].batch_id].status is BatchStatus.CANCELLING
     }
+    blame = blamed(state, report, policy)
     released = tuple(
-        c.LeaseReleased(chunk_id, chunk.token) for chunk_id, chunk in mine.items() if chunk_id not in kept
+        blame.get(chunk_id, c.LeaseReleased(chunk_id, chunk.token))
+        for chunk_id, chunk in mine.items()
+        if chunk_id not in kept
     )
     renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept))
     granted: tuple[c.LeaseGranted, ...] = ()
+    turns: tuple[c.LaneTurn, ...] = ()
     model = model_for(state, report, now, policy)
-    if report.phase is e.EnginePhase.READY and model is None and not _held_up(state):
-        granted = grant(state, report, frozenset(release.chunk_id for release in released))
+    if report.phase is e.EnginePhase.READY and model is None and not held_up(state):
+        granted, turns = _rows_for(state, report, frozenset(end.chunk_id for end in released), now, policy)
     orders = cmd.EngineOrders(
         leases=tuple(lease_of(state, lease) for lease in granted),
         dropped=tuple(sorted((held.keys() - kept) | cancelled)),
@@ -141,17 +148,25 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
         hold_s=_hold_s(starts, policy) if crashed else 0.0,
     )
     deadlines = tuple(c.LeaseRenewed(lease.chunk_id, now.mono + policy.lease_s) for lease in granted)
-    return Decision((seen, *released, *renewed, *granted, *deadlines), (cmd.Reply(report.reply_to, orders),))
+    changes = (seen, *released, *renewed, *turns, *granted, *deadlines)
+    return Decision(changes, (cmd.Reply(report.reply_to, orders),))
 
 
-def _held_up(state: State) -> bool:
-    """Nobody gets a row: the server drains, everything is paused, or these are quiet hours."""
-    quiet = None if state.surroundings is None else state.surroundings.quiet
-    return state.draining or bool(state.all_paused) or quiet is e.QuietMode.PAUSE
+def _rows_for(
+    state: State, report: e.EngineReport, freed: frozenset[int], now: e.Now, policy: Policy
+) -> tuple[tuple[c.LeaseGranted, ...], tuple[c.LaneTurn, ...]]:
+    """Ordinary rows, or a group of suspects by itself, or nothing until the engine is empty for them."""
+    if not report.wants_rows:
+        return (), ()
+    due = turn(state, report, has_rows(state, report), now, policy)
+    turns = () if due.begins is None else (c.LaneTurn(report.engine_id, due.begins, now.mono),)
+    if due.suspects is not None:
+        return (grant_chunk(state, due.suspects, report.engine_id),), turns
+    return (grant(state, report, freed) if due.ordinary else ()), turns
 
 
 def _paused(state: State, batch_id: str) -> bool:
-    return _held_up(state) or state.batches[batch_id].paused_at is not None
+    return held_up(state) or state.batches[batch_id].paused_at is not None
 
 
 def _window_share(state: State, policy: Policy) -> float:
@@ -264,6 +279,7 @@ def _tick(state: State, now: e.Now, policy: Policy) -> Decision:
         for due in (
             due_intake(state, batch, now, policy),
             due_closing(state, batch, freed, now, policy, next_token),
+            due_burial(state, batch, now, policy, next_token),
         ):
             changes.extend(due.changes)
             commands.extend(due.commands)

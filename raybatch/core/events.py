@@ -149,6 +149,15 @@ class HeldLease:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsInFlight:
+    """What an engine was running of a lease when it died."""
+
+    chunk_id: int
+    token: int
+    rows: int  #: bitmap
+
+
+@dataclass(frozen=True, slots=True)
 class EngineReport:
     """An engine's heartbeat, and its order for more rows. Sent again with a higher ``seq``, never changed.
 
@@ -179,6 +188,9 @@ class EngineReport:
     kv_cache_usage: float = 0.0  #: 0..1
     gpus: tuple[GpuReading, ...] = ()
     verdict: GpuVerdict = FIT
+    #: with phase died, when the fault may be a row's: what was in flight. Empty when it was killed from
+    #: outside or its GPU broke
+    in_flight: tuple[RowsInFlight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

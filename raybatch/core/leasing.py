@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from raybatch.core.changes import LeaseGranted
 from raybatch.core.commands import Lease
-from raybatch.core.events import EnginePhase, EngineReport
+from raybatch.core.events import EnginePhase, EngineReport, QuietMode
 from raybatch.core.model import CHUNK_ROWS_MAX, Batch, BatchStatus, Chunk, ChunkState
 from raybatch.core.rows import full
 from raybatch.core.state import State
@@ -20,7 +20,7 @@ CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in
 def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
     """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this decision."""
     lots = [
-        _Lot(state, state.batches[batch_id], freed)
+        _Lot(state, state.batches[batch_id], freed, with_suspects=False)
         for batch_id in state.active
         if _wanted(state.batches[batch_id], report)
     ]
@@ -38,9 +38,23 @@ def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[Le
     return tuple(granted)
 
 
+def has_rows(state: State, report: EngineReport) -> bool:
+    """Whether ``grant`` would find any."""
+    return any(
+        _Lot(state, state.batches[batch_id], frozenset(), with_suspects=False).has_rows
+        for batch_id in state.active
+        if _wanted(state.batches[batch_id], report)
+    )
+
+
+def grant_chunk(state: State, chunk: Chunk, engine_id: str) -> LeaseGranted:
+    """This chunk alone."""
+    return LeaseGranted(chunk.chunk_id, chunk.batch_id, chunk.first, chunk.count, state.next_token, engine_id)
+
+
 def grant_rest(state: State, batch: Batch, engine_id: str, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
     """Every row of the batch that is neither committed nor leased, to one holder."""
-    lot = _Lot(state, batch, freed)
+    lot = _Lot(state, batch, freed, with_suspects=True)
     granted: list[LeaseGranted] = []
     token, chunk_id = state.next_token, state.next_chunk_id
     while lot.has_rows:
@@ -49,6 +63,12 @@ def grant_rest(state: State, batch: Batch, engine_id: str, freed: frozenset[int]
         token += 1
         chunk_id = max(chunk_id, lease.chunk_id + 1)
     return tuple(granted)
+
+
+def held_up(state: State) -> bool:
+    """Nobody gets a row: the server drains, everything is paused, or these are quiet hours."""
+    quiet = None if state.surroundings is None else state.surroundings.quiet
+    return state.draining or bool(state.all_paused) or quiet is QuietMode.PAUSE
 
 
 def lease_of(state: State, granted: LeaseGranted) -> Lease:
@@ -73,12 +93,17 @@ def lease_of(state: State, granted: LeaseGranted) -> Lease:
 class _Lot:
     """The rows of one batch that may be leased, while a decision hands them out."""
 
-    def __init__(self, state: State, batch: Batch, freed: frozenset[int]) -> None:
+    def __init__(self, state: State, batch: Batch, freed: frozenset[int], *, with_suspects: bool) -> None:
         self.batch = batch
         self.cursor = batch.cursor
         self.last_rows = 0
         live = state.live_chunks(batch.batch_id)
-        idle = [chunk for chunk in live if chunk.state is ChunkState.AVAILABLE or chunk.chunk_id in freed]
+        idle = [
+            chunk
+            for chunk in live
+            if (chunk.state is ChunkState.AVAILABLE or chunk.chunk_id in freed)
+            and (with_suspects or not chunk.suspect)
+        ]
         self.idle: list[Chunk] = sorted(idle, key=lambda chunk: chunk.first, reverse=True)
         idle_ids = {chunk.chunk_id for chunk in idle}
         self.leased_rows = sum(chunk.missing.bit_count() for chunk in live if chunk.chunk_id not in idle_ids)
@@ -123,6 +148,6 @@ def _ready_engines(state: State, report: EngineReport) -> int:
         if entry.report.engine_id != report.engine_id
         and not entry.lost
         and entry.report.phase is EnginePhase.READY
-        and entry.report.models[0] == report.models[0]
+        and entry.report.models[:1] == report.models[:1]
     )
     return others + 1

@@ -12,7 +12,7 @@ from typing import Final
 from raybatch.core import changes as c
 from raybatch.core.events import EnginePhase, Now
 from raybatch.core.fitness import Fitness
-from raybatch.core.model import Batch
+from raybatch.core.model import Batch, BatchStatus
 from raybatch.core.state import State
 
 MILESTONE_SHARE: Final = 0.1
@@ -37,7 +37,7 @@ def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
             where = "" if first.line is None else f" on line {first.line}"
             message = f"{len(errors):,} errors found, the first is {first.code}{where}"
             yield c.Logged(at, "failed", message, batch_id)
-        case c.LeaseGranted(_, batch_id, 0, _, _, engine_id) if state.batches[batch_id].cursor == 0:
+        case c.LeaseGranted(_, batch_id, 0, _, _, engine_id) if _first_rows(state.batches[batch_id]):
             yield c.Logged(at, "started", f"{engine_id} took the first rows", batch_id, engine_id)
         case c.PartCommitted(batch_id, _, slices):
             finished = sum(piece.tally.completed + piece.tally.failed for piece in slices)
@@ -56,10 +56,33 @@ def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
             yield c.Logged(at, "retried", message, batch_id)
         case c.BatchEnded(batch_id, _):
             yield c.Logged(at, "ended", "every row is committed", batch_id)
+        case c.DeathBlamed(chunk_id, _, rows, suspects, alone):
+            yield from _blame(state, chunk_id, rows, suspects, alone, at)
         case c.EngineLost(engine_id):
             yield c.Logged(at, "lost", "not heard of for too long", engine_id=engine_id)
         case c.EngineSeen():
             yield from _engine(state, change, at)
+
+
+def _blame(
+    state: State, chunk_id: int, rows: int, suspects: tuple[int, ...], alone: bool, at: float
+) -> Iterator[c.Logged]:
+    chunk = state.chunks[chunk_id]
+    if alone:
+        deaths = chunk.alone_deaths + 1
+        position = chunk.first + rows.bit_length() - 1
+        message = f"the row at position {position:,} was alone when its engine died, {deaths} times so far"
+    elif suspects:
+        count = sum(group.bit_count() for group in suspects)
+        message = f"{count:,} rows were present at two deaths: they run apart, in {len(suspects):,} groups"
+    else:
+        return
+    yield c.Logged(at, "suspected", message, chunk.batch_id, chunk.engine_id)
+
+
+def _first_rows(batch: Batch) -> bool:
+    """No engine had any; a closing takes what a cancel left."""
+    return batch.cursor == 0 and batch.status is BatchStatus.IN_PROGRESS
 
 
 def _milestone(batch: Batch, finished: int, at: float) -> Iterator[c.Logged]:
@@ -92,7 +115,7 @@ def _engine(state: State, seen: c.EngineSeen, at: float) -> Iterator[c.Logged]:
 def _given_back(state: State, changes: tuple[c.Change, ...], at: float) -> Iterator[c.Logged]:
     rows: Counter[tuple[str, str | None]] = Counter()
     for change in changes:
-        if isinstance(change, c.LeaseReleased):
+        if isinstance(change, c.LeaseReleased | c.DeathBlamed):
             chunk = state.chunks[change.chunk_id]
             rows[chunk.batch_id, chunk.engine_id] += chunk.missing.bit_count()
     for (batch_id, engine_id), count in rows.items():

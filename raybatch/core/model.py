@@ -180,6 +180,9 @@ class Chunk:
     engine_id: str | None = None
     covered: int = 0  #: bitmap of committed rows
     attempt: int = 1  #: how often it was leased
+    exposed: int = 0  #: bitmap of rows that were in flight when an engine died
+    suspect: bool = False  #: a group of rows present at two deaths: runs alone, in the quarantine lane
+    alone_deaths: int = 0  #: of engines that ran nothing but this one row
 
     @property
     def missing(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raybatch.core.events import EnginePhase, EngineReport, Now
+from raybatch.core.leasing import held_up
 from raybatch.core.model import BatchStatus, ChunkState
 from raybatch.core.policy import Policy
 from raybatch.core.state import State
@@ -27,13 +28,12 @@ def model_for(state: State, report: EngineReport, now: Now, policy: Policy) -> s
     if not report.slot or report.phase in (EnginePhase.LOADING, EnginePhase.DRAINING):
         return None
     current = report.models[0] if report.models else None
-    if state.draining or state.all_paused:
+    if held_up(state):
         return None
-    waiting = [lot for lot in _backlogs(state) if _available(state, lot, report, now, policy)]
-    others = [lot for lot in waiting if lot.model != current]
-    if not others or (
-        report.phase is EnginePhase.READY and not _turn_is_over(waiting, others, report, policy)
-    ):
+    backlogs = _backlogs(state)
+    mine = next((lot for lot in backlogs if lot.model == current), None)
+    others = [lot for lot in backlogs if lot is not mine and _available(state, lot, report, now, policy)]
+    if not others or (report.phase is EnginePhase.READY and not _turn_is_over(mine, others, report, policy)):
         return None
     chosen = min(
         others, key=lambda lot: (-lot.priority, state.model_served_mono.get(lot.model, 0.0), lot.order)
@@ -42,9 +42,8 @@ def model_for(state: State, report: EngineReport, now: Now, policy: Policy) -> s
 
 
 def _turn_is_over(
-    waiting: list[_Backlog], others: list[_Backlog], report: EngineReport, policy: Policy
+    mine: _Backlog | None, others: list[_Backlog], report: EngineReport, policy: Policy
 ) -> bool:
-    mine = next((lot for lot in waiting if lot.model == report.models[0]), None)
     if mine is None:
         return not report.held
     if max(lot.priority for lot in others) > mine.priority:

@@ -22,4 +22,7 @@ class Policy:
     turn_s: float = 600.0  #: a model keeps an engine's slot at least so long while another one waits
     turn_loads_min: float = 10.0  #: and at least so many times as long as loading it took
     model_retry_s: float = 300.0  #: a model that could not be loaded is tried again after so long
+    lane_turn_s: float = 60.0  #: suspects and ordinary rows take turns of about so long on one engine
+    suspect_groups: int = 8  #: suspects are tried in so many groups: each death narrows them down by as much
+    alone_deaths_max: int = 2  #: a row that killed so many engines alone is not run again
     gentle_share: float = 0.25  #: of an engine's window, in gentle quiet hours

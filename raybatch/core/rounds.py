@@ -35,13 +35,14 @@ def visible_parts(
     parts: Iterable[PartFile], redrives: Iterable[Redrive], round_: int
 ) -> tuple[PartFile, ...]:
     """The parts as of a round, with every position masked that a later one ran again."""
+    drives = tuple(redrives)
     hidden: dict[int, tuple[int, ...]] = {}  # by the round a part was written in
     shown = []
     for part in parts:
         if part.round > round_:
             continue
         if part.round not in hidden:
-            hidden[part.round] = _positions(drive for drive in redrives if part.round < drive.round <= round_)
+            hidden[part.round] = _positions(drive for drive in drives if part.round < drive.round <= round_)
         mask = (*part.masked, *hidden[part.round]) if part.masked else hidden[part.round]
         shown.append(replace(part, masked=mask) if mask else part)
     return tuple(shown)

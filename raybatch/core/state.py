@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Final
 
 from raybatch.core import changes as c
@@ -28,7 +27,7 @@ from raybatch.core.model import (
     RowSpan,
 )
 from raybatch.core.rounds import reopened
-from raybatch.core.rows import full
+from raybatch.core.rows import full, offsets_of
 from raybatch.errors import IllegalMove
 
 Entity = File | Batch | Chunk | PartFile | Redrive | LogEntry | ModelRate | int
@@ -87,6 +86,7 @@ class State:
     lease_deadlines: dict[int, float] = field(default_factory=dict)
     chores: dict[str, float] = field(default_factory=dict)
     draining: bool = False
+    lanes: dict[str, c.LaneTurn] = field(default_factory=dict)  #: by engine: whose turn it is
     surroundings: SurroundingsSeen | None = None
     model_faults: dict[str, ModelFault] = field(default_factory=dict)
     model_served_mono: dict[str, float] = field(default_factory=dict)  #: when an engine last had it ready
@@ -140,6 +140,8 @@ class State:
                 return self._grant(change)
             case c.LeaseReleased(chunk_id, token):
                 return (self._release(chunk_id, token),)
+            case c.DeathBlamed():
+                return self._blame(change)
             case c.PartCommitted():
                 return self._commit_part(change)
             case c.PartsReplaced():
@@ -281,6 +283,44 @@ class State:
         state = next_state(chunk_id, chunk.state, ChunkMove.RELEASE)
         return self._put_chunk(replace(chunk, state=state, engine_id=None))
 
+    def _blame(self, death: c.DeathBlamed) -> tuple[Image, ...]:
+        chunk = self._leased(death.chunk_id, death.token)
+        self.lease_deadlines.pop(chunk.chunk_id, None)
+        moved = 0
+        images: list[Image] = []
+        for rows in death.suspects:
+            if rows & (moved | ~chunk.missing):
+                raise IllegalMove(f"chunk {chunk.chunk_id} cannot give away rows it does not have")
+            moved |= rows
+            images.append(self._put_chunk(self._suspects(chunk, rows)))
+        covered = chunk.covered | moved
+        move = ChunkMove.COVER if covered == full(chunk.count) else ChunkMove.RELEASE
+        left = replace(
+            chunk,
+            state=next_state(chunk.chunk_id, chunk.state, move),
+            engine_id=None,
+            covered=covered,
+            exposed=chunk.exposed | death.rows,
+            alone_deaths=chunk.alone_deaths + death.alone,
+        )
+        return (*images, self._put_chunk(left), *self._counters())
+
+    def _suspects(self, chunk: Chunk, rows: int) -> Chunk:
+        """Some rows of a chunk as one of their own; the others count as covered there."""
+        chunk_id = self.next_chunk_id
+        self.next_chunk_id += 1
+        return replace(
+            chunk,
+            chunk_id=chunk_id,
+            state=ChunkState.AVAILABLE,
+            token=0,
+            engine_id=None,
+            covered=full(chunk.count) & ~rows,
+            exposed=rows,
+            suspect=True,
+            alone_deaths=0,
+        )
+
     def _commit_part(self, commit: c.PartCommitted) -> tuple[Image, ...]:
         batch = self.batches[commit.batch_id]
         parts = self.parts.setdefault(batch.batch_id, {})
@@ -385,6 +425,8 @@ class State:
                 self.chores[chore] = due_mono
             case c.DrainSet(on):
                 self.draining = on
+            case c.LaneTurn(engine_id):
+                self.lanes[engine_id] = change
             case c.SurroundingsNoted(seen):
                 self.surroundings = seen
             case _:
@@ -467,8 +509,8 @@ def check_invariants(state: State) -> None:
             for span in redrive.spans
         )
         assert rows_in_parts - redriven == batch.finished_rows, (batch, rows_in_parts, redriven)
-        spans = sorted((chunk.first, chunk.first + chunk.count) for chunk in live)
-        assert all(left[1] <= right[0] for left, right in pairwise(spans)), spans
+        positions = [chunk.first + offset for chunk in live for offset in offsets_of(chunk.missing)]
+        assert len(positions) == len(set(positions)), positions
         if not batch.active:
             assert not live, (batch, live)
     tokens = [chunk.token for chunk in state.chunks.values() if chunk.token]  # 0: never leased

@@ -5,6 +5,7 @@ One engine holds one model in memory. It refuses to know about batches, leases o
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,11 @@ class Progress:
     kv_cache_usage: float  #: 0..1
 
 
+EXIT_CODE_MAX_S = 2.0  #: a process that died is not at once one whose exit code is known
+#: exit codes of a process that somebody else ended
+OUTSIDE_EXIT_CODES = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+
+
 class Engine(Protocol):
     """Lifecycle: ``start`` once, ``generate`` many times at once, ``stop`` once."""
 
@@ -55,6 +61,10 @@ class Engine(Protocol):
 
     def child_pids(self) -> tuple[int, ...]:
         """Pids of the processes that generate, for status and for fault tests."""
+        ...
+
+    async def killed_from_outside(self) -> bool:
+        """Whether a process that generates was ended by SIGKILL or SIGTERM: by a person, or for memory."""
         ...
 
     async def stop(self) -> None:

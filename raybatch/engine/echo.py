@@ -9,6 +9,7 @@ their shape.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import socket
@@ -18,7 +19,7 @@ from typing import cast
 
 import msgspec
 
-from raybatch.engine.contract import EngineReply, Progress
+from raybatch.engine.contract import EXIT_CODE_MAX_S, OUTSIDE_EXIT_CODES, EngineReply, Progress
 from raybatch.engine.echo_child import Ask, EchoSettings, Frames, FromChild, ToChild, frame
 from raybatch.errors import EngineDied, EngineFailed
 
@@ -76,6 +77,13 @@ class EchoEngine:
 
     def child_pids(self) -> tuple[int, ...]:
         return () if self._child is None or self._child.poll() is not None else (self._child.pid,)
+
+    async def killed_from_outside(self) -> bool:
+        if self._child is None:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return await asyncio.to_thread(self._child.wait, EXIT_CODE_MAX_S) in OUTSIDE_EXIT_CODES
+        return False
 
     async def stop(self) -> None:
         link, self._link = self._link, None

@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import multiprocessing.connection
 import os
 import tempfile
 from argparse import Namespace
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from raybatch.engine.asgi_call import AsgiApp, AsgiCall
-from raybatch.engine.contract import EngineReply, Progress
+from raybatch.engine.contract import EXIT_CODE_MAX_S, OUTSIDE_EXIT_CODES, EngineReply, Progress
 from raybatch.engine.envelope import error_envelope
 from raybatch.engine.model_source import check_model_source
 from raybatch.engine.vllm_replies import reply_from_vllm
@@ -76,6 +78,7 @@ class VllmEngine:
         self._engine: AsyncLLM | None = None
         self._app: AsgiApp | None = None
         self._children: tuple[psutil.Process, ...] = ()
+        self._cores: tuple[BaseProcess, ...] = ()  #: those of them that are ours, with their exit codes
         self._logs: tempfile.TemporaryDirectory[str] | None = None
         self._calls: dict[asyncio.Task[None], AsgiCall] = {}
 
@@ -96,6 +99,7 @@ class VllmEngine:
             await self.stop()
             raise EngineFailed(reason) from error
         self._children = _engine_processes()
+        self._cores = tuple(multiprocessing.active_children())
 
     async def generate(self, url: str, body: bytes, request_id: str) -> EngineReply:
         if url not in _URLS:
@@ -130,6 +134,12 @@ class VllmEngine:
 
     def child_pids(self) -> tuple[int, ...]:
         return tuple(child.pid for child in self._children if child.is_running())
+
+    async def killed_from_outside(self) -> bool:
+        """A worker of a split model that was killed looks like a crash: its EngineCore ends by itself."""
+        ends = [core.sentinel for core in self._cores]
+        await asyncio.to_thread(multiprocessing.connection.wait, ends, EXIT_CODE_MAX_S)
+        return any(core.exitcode in OUTSIDE_EXIT_CODES for core in self._cores)
 
     async def stop(self) -> None:
         engine, self._engine, self._app = self._engine, None, None

@@ -132,12 +132,15 @@ def _chunk_row(image: Image) -> Row:
         chunk.engine_id,
         f"{chunk.covered:x}",
         chunk.attempt,
+        f"{chunk.exposed:x}",
+        chunk.suspect,
+        chunk.alone_deaths,
     )
 
 
 def _chunk_image(cells: Cells) -> Image:
-    covered = int(cells.pop("covered_hex"), 16)
-    chunk = Chunk(**cells | {"state": ChunkState(cells["state"])}, covered=covered)
+    covered, exposed = (int(cells.pop(name), 16) for name in ("covered_hex", "exposed_hex"))
+    chunk = Chunk(**cells | {"state": ChunkState(cells["state"])}, covered=covered, exposed=exposed)
     return Image("chunks", chunk.chunk_id, chunk)
 
 
@@ -269,6 +272,9 @@ TABLES: Final[dict[str, Table]] = {
                 ("engine_id", "VARCHAR"),
                 ("covered_hex", "VARCHAR"),
                 ("attempt", "INTEGER"),
+                ("exposed_hex", "VARCHAR"),
+                ("suspect", "BOOLEAN"),
+                ("alone_deaths", "INTEGER"),
             ),
             _chunk_row,
             _chunk_image,

@@ -14,7 +14,6 @@ from raybatch.actors.engine_loop import EngineLoop
 from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.scheduler import Scheduler
 from raybatch.config import EngineSettings, Home, ModelSettings, make_settings
-from raybatch.core import chores as names
 from raybatch.core import commands as cmd
 from raybatch.core.events import BatchAsked, FileStored
 from raybatch.core.fitness import GpuLimits
@@ -47,8 +46,7 @@ class LocalGateway:
             case cmd.StartIntake(batch_id):
                 batch = self.scheduler.known_batch(batch_id)
                 self._start(lambda: [chores.intake(self.home, batch)])
-            case cmd.StartClosing(batch_id, code, leases):
-                chore = names.closing(batch_id)
+            case cmd.StartClosing(_, code, leases, chore):
                 self._start(lambda: chores.closing(self.home, code, leases, chore))
             case cmd.StartCompaction(batch_id, parts):
                 self._start(lambda: [chores.compaction(self.home, batch_id, parts)])

@@ -7,6 +7,7 @@ import os
 import signal
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from raybatch.config import Home
 from raybatch.core.events import CancelAsked, DrainAsked, PauseAsked
 from raybatch.core.fitness import GpuLimits, GpuReading, judge
 from raybatch.core.model import Batch, BatchStatus
+from raybatch.core.policy import Policy
 from raybatch.engine.echo import EchoEngine, EchoSettings
 from raybatch.errors import Unavailable
 from tests.actors.local import (
     QUICK,
+    LocalGateway,
     create,
     ended,
     engine_running,
@@ -244,3 +247,59 @@ async def test_heat_empties_the_window_and_closes_the_door_until_the_card_has_co
         await create(scheduler, file)
         kinds = [entry.kind for entry in await scheduler.read("whole_log")]
         assert kinds.index("gpu_unfit") < kinds.index("gpu_fit")
+
+
+async def lives(home: Home, gateway: LocalGateway, scheduler: Scheduler, batch_id: str) -> list[str]:
+    """An engine that is born again whenever it died, until the batch ended: why each life ended."""
+    whys = []
+    while (await scheduler.read("batch", "default", batch_id)).active:
+        async with engine_running(home, gateway, EchoEngine(SLOW)) as (_, task):
+            done = asyncio.ensure_future(ended(scheduler, batch_id))
+            await asyncio.wait({task, done}, return_when=asyncio.FIRST_COMPLETED)
+            done.cancel()
+            if task.done():
+                whys.append(await task)
+    return whys
+
+
+QUICK_TURNS = Policy(lane_turn_s=1.0, restarts_free=100)
+
+
+async def test_a_row_that_kills_its_engine_is_found_and_buried_and_every_other_row_completes(
+    home: Home,
+) -> None:
+    upload = upload_of(500, lambda i: "[[crash]]" if i == 123 else f"row {i}")
+    async with scheduling(home, QUICK_TURNS) as (scheduler, gateway):
+        batch = await create(scheduler, await store(home, scheduler, upload))
+        whys = await lives(home, gateway, scheduler, batch.batch_id)
+        batch = await ended(scheduler, batch.batch_id)
+
+        assert (batch.status, batch.tally.completed, batch.tally.failed) == ("completed", 499, 1)
+        assert set(whys) == {"the engine died"}
+        assert len(whys) <= 9
+        (buried,) = await lines_of(home, scheduler, batch.batch_id, "error")
+        assert buried["custom_id"] == "id-123"
+        assert (buried["response"], buried["error"]["code"]) == (None, "engine_crash")
+        output = await lines_of(home, scheduler, batch.batch_id, "output")
+        assert [line["custom_id"] for line in output] == [f"id-{i}" for i in range(500) if i != 123]
+
+
+async def test_kills_from_outside_blame_no_row(home: Home) -> None:
+    async with scheduling(home, QUICK_TURNS) as (scheduler, gateway):
+        batch = await create(scheduler, await store(home, scheduler, upload_of(5_000)))
+        for _ in range(5):
+            least = (await scheduler.read("batch", "default", batch.batch_id)).finished_rows + 32
+            engine = EchoEngine(SLOW)
+            async with engine_running(home, gateway, engine) as (_, task):
+                await until(scheduler, batch.batch_id, partial(finished_more_than, least))
+                os.kill(engine.child_pids()[0], signal.SIGKILL)
+                await task
+        async with engine_running(home, gateway):
+            batch = await ended(scheduler, batch.batch_id)
+        assert (batch.tally.completed, batch.tally.failed) == (5_000, 0)
+        kinds = {entry.kind for entry in await scheduler.read("log", "default", batch.batch_id)}
+        assert "suspected" not in kinds
+
+
+def finished_more_than(rows: int, batch: Batch) -> bool:
+    return batch.finished_rows > rows

@@ -41,6 +41,9 @@ class Gate:
     def child_pids(self) -> tuple[int, ...]:
         return ()
 
+    async def killed_from_outside(self) -> bool:
+        return False
+
     async def stop(self) -> None: ...
 
 

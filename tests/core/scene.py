@@ -18,9 +18,15 @@ from raybatch.core.events import (
     IntakeEnded,
     Now,
     PartWritten,
+    PauseAsked,
+    QuietMode,
+    RetryAsked,
+    RowsInFlight,
+    SurroundingsSeen,
     Tick,
 )
-from raybatch.core.model import Batch, File, PartFile, PartSlice, Tally, Usage
+from raybatch.core.fitness import FIT, GpuVerdict
+from raybatch.core.model import Batch, File, LogEntry, PartFile, PartSlice, RowSpan, Tally, Usage
 from raybatch.core.policy import Policy
 from raybatch.core.state import State, check_invariants
 
@@ -71,6 +77,10 @@ class Scene:
     def batch(self, batch_id: str = "batch_1") -> Batch:
         return self.state.batches[batch_id]
 
+    def upload(self, file_id: str, lines: int) -> None:
+        file = File(file_id, "t", "batch", "in.jsonl", 100, self.wall, lines=lines)
+        self.say(FileStored("r", file))
+
     def accept(self, total: int, batch_id: str = "batch_1", *, model: str = MODEL, priority: int = 0) -> None:
         """A batch of ``total`` rows, asked for and taken in."""
         number = batch_id.removeprefix("batch_")
@@ -80,6 +90,34 @@ class Scene:
 
     def cancel(self, batch_id: str = "batch_1") -> Any:
         return self.say(CancelAsked("r", "t", batch_id))
+
+    def pause(self, batch_id: str | None = "batch_1", *, on: bool = True) -> Any:
+        return self.say(PauseAsked("r", "t", batch_id, on))
+
+    def retry(self, *spans: RowSpan, batch_id: str = "batch_1") -> Any:
+        return self.say(retry_of(self.batch(batch_id), *spans))
+
+    def look_around(self, *, disk_free_bytes: int = 1 << 40, quiet: QuietMode | None = None) -> None:
+        self.say(SurroundingsSeen(disk_free_bytes, quiet))
+
+    def restart(self) -> None:
+        """The process is gone, and with it everything volatile."""
+        images = self.state.images()
+        self.state = State()
+        self.state.load(images)
+
+    def log(self, subject: str = "batch_1") -> list[LogEntry]:
+        """Of a batch, or of an engine's own; the oldest first."""
+        return [self.state.log[entry_id] for entry_id in self.state.subject_log.get(subject, ())]
+
+    def finish(self, *, failed: int = 0, batch_id: str = "batch_1", engine_id: str = "e1") -> None:
+        """One part with every row that is left; ``failed`` of each lease."""
+        model = self.batch(batch_id).model
+        assert model is not None
+        leases = self.report(engine_id, wants_rows=10_000, window=10_000, model=model).leases
+        slices = tuple(slice_of(lease, failed=failed) for lease in leases if lease.batch_id == batch_id)
+        self.write(f"part_{batch_id}_{self.batch(batch_id).round}", *slices, batch_id=batch_id)
+        assert not self.batch(batch_id).active
 
     def report(
         self,
@@ -91,7 +129,14 @@ class Scene:
         incarnation: float = 1.0,
         seq: int | None = None,
         phase: EnginePhase = EnginePhase.READY,
-        model: str = MODEL,
+        model: str | None = MODEL,
+        slot: bool = False,
+        ready_s: float = 0.0,
+        load_s: float = 0.0,
+        rows_per_s: float = 0.0,
+        verdict: GpuVerdict = FIT,
+        error: str | None = None,
+        in_flight: tuple[RowsInFlight, ...] = (),
     ) -> EngineOrders:
         self._seq[engine_id] = self._seq.get(engine_id, 0) + 1 if seq is None else seq
         orders = self.say(
@@ -100,16 +145,22 @@ class Scene:
                 engine_id=engine_id,
                 incarnation=incarnation,
                 seq=self._seq[engine_id],
-                models=(model,),
+                models=() if model is None else (model,),
                 phase=phase,
                 held=tuple(HeldLease(lease.chunk_id, lease.token) for lease in held),
                 wants_rows=wants_rows,
                 window=window,
                 running=0,
-                rows_per_s=0.0,
+                rows_per_s=rows_per_s,
                 tokens_per_s=0.0,
                 pid=1,
                 child_pids=(),
+                error=error,
+                slot=slot,
+                load_s=load_s,
+                ready_s=ready_s,
+                verdict=verdict,
+                in_flight=in_flight,
             )
         )
         assert isinstance(orders, EngineOrders)
@@ -118,6 +169,14 @@ class Scene:
     def write(self, part_id: str, *slices: PartSlice, batch_id: str = "batch_1") -> Any:
         """The verdicts on a part with these slices."""
         return self.say(PartWritten("r", "e1", batch_id, part_of(part_id, *slices), slices))
+
+
+def retry_of(batch: Batch, *spans: RowSpan) -> RetryAsked:
+    """Every failed row as ``slice_of`` made it."""
+    rows = sum(span.rows.bit_count() for span in spans)
+    tally = Tally(0, rows, 0, 10 * rows)
+    names = f"{batch.output_file_id}_{batch.round + 1}", f"{batch.error_file_id}_{batch.round + 1}"
+    return RetryAsked("r", "t", batch.batch_id, batch.round, spans, tally, *names)
 
 
 def part_of(part_id: str, *slices: PartSlice) -> PartFile:
