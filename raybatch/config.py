@@ -1,4 +1,4 @@
-"""Settings: defaults, a profile, ``--set section.key=value``; and the paths under a home.
+"""Settings: defaults, a profile, a config file, ``--set section.key=value``; and the paths under a home.
 
 A home is one raybatch: its settings, token, ledger, uploads and results. Settings are written to
 ``<home>/settings.json`` by ``raybatch up`` and read from there by every process, so that all agree.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
+from raybatch.core.fitness import GpuLimits
 from raybatch.core.policy import Policy
+from raybatch.core.quiet import QuietHours, check_quiet
 from raybatch.errors import OperatorError
 
 API_PORT_DEFAULT = 8420  #: not 8000, which `vllm serve` takes
@@ -35,6 +39,7 @@ class ModelSettings:
     id: str
     source: str = ""  #: a directory, a hub id, or "packaged"; empty: the id itself
     aliases: tuple[str, ...] = ()
+    vllm: dict[str, Any] = field(default_factory=dict)  #: what differs from the section of this name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +49,8 @@ class ModelSettings:
 @dataclass(frozen=True)
 class EngineSettings:
     kind: str = "vllm"  #: "vllm" or "echo"
-    replicas: int = 1  #: engines per model
+    slots: int = 0  #: engines that serve all models in turns; 0: one engine per model and replica
+    replicas: int = 1  #: engines per model, where there are no slots
     gpus: float = 0.0  #: GPUs an engine is pinned to; 0 on a CPU-only machine
     window_rows: int = 0  #: rows in flight; 0: what the engine itself names
     flush_s: float = 3.0  #: finished rows are committed at least so often
@@ -52,6 +58,7 @@ class EngineSettings:
     report_s: float = 1.0  #: heartbeat
     row_attempts_max: int = 3  #: tries of a row that the engine asks to send again
     drain_s: float = 20.0  #: rows in flight get so long when an engine is drained
+    hang_s: float = 60.0  #: no progress for so long while rows run, or for 20 x the longest step: it hangs
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,9 @@ class VllmSettings:
     dtype: str = "auto"
     cpu_threads_bind: str = ""  #: VLLM_CPU_OMP_THREADS_BIND; empty: vLLM's choice
     load_format: str = "auto"
+    extra: dict[str, Any] = field(
+        default_factory=dict
+    )  #: other arguments of `vllm serve`: {"quantization": "fp8"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,6 @@ class EchoSettings:
 
 @dataclass(frozen=True)
 class IntakeSettings:
-    requests_max: int = 1_000_000
     line_bytes_max: int = 8 << 20
     strict: bool = True
 
@@ -89,6 +98,9 @@ class IntakeSettings:
 class RaySettings:
     object_store_bytes: int = 100_000_000
     dashboard: bool = True
+    node_ip: str = "127.0.0.1"  #: where Ray listens; an address of the network lets other machines join
+    head_port: int = 0  #: that they join at; 0: any free one
+    autoscaling_config: str = ""  #: the file from which Ray's launcher starts the other machines
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,8 @@ class Settings:
     echo: EchoSettings = EchoSettings()
     intake: IntakeSettings = IntakeSettings()
     scheduler: Policy = field(default_factory=Policy)
+    gpu: GpuLimits = field(default_factory=GpuLimits)
+    quiet: QuietHours = field(default_factory=QuietHours)
     ray: RaySettings = RaySettings()
     profile: str = "desktop"
 
@@ -107,11 +121,24 @@ class Settings:
         """Every name a request may use for a model, to the model's id."""
         return {name: model.id for model in self.models for name in model.names}
 
+    def vllm_of(self, model: ModelSettings) -> VllmSettings:
+        """The section ``vllm`` as it holds for ``model``; both their extra arguments apply."""
+        own = msgspec.convert(model.vllm, VllmSettings)
+        extra = {**self.vllm.extra, **own.extra}
+        return replace(self.vllm, **{key: getattr(own, key) for key in model.vllm} | {"extra": extra})
+
 
 PACKAGED_MODEL: Final = ModelSettings("HuggingFaceTB/SmolLM2-135M-Instruct", "packaged", ("smollm2",))
 
 PROFILES: Final[dict[str, tuple[str, ...]]] = {
-    "desktop": ("engine.gpus=1", "vllm.max_num_seqs=64", "vllm.gpu_memory_utilization=0.85"),
+    "desktop": (  # google/gemma-3-4b-it on a card of 16 GB: docs/desktop.md has the arithmetic
+        "engine.gpus=1",
+        "engine.slots=1",
+        "vllm.gpu_memory_utilization=0.85",
+        "vllm.max_num_seqs=64",
+        "vllm.max_model_len=8192",
+        "vllm.max_num_batched_tokens=2048",
+    ),
     "cpu": (
         "vllm.max_num_seqs=64",
         "vllm.max_model_len=2048",
@@ -128,39 +155,100 @@ PROFILES: Final[dict[str, tuple[str, ...]]] = {
         "ray.dashboard=false",
     ),
 }
+SECTIONS: Final = tuple(f.name for f in fields(Settings) if f.name not in ("models", "profile"))
+ENGINE_KINDS: Final = ("vllm", "echo")
+
+Sections = Mapping[str, Mapping[str, Any]]  #: section, key, value
 
 
-def make_settings(profile: str, assignments: tuple[str, ...] = (), **top: Any) -> Settings:
-    """``assignments``: ``section.key=value`` each, applied after the profile's. Raises OperatorError."""
+def make_settings(
+    profile: str, assignments: tuple[str, ...] = (), *, sections: Sections | None = None, **top: Any
+) -> Settings:
+    """``top``, then the profile, then ``sections`` (of a file), then ``assignments``: ``section.key=value``.
+
+    Raises OperatorError for what no raybatch can run with.
+    """
     if profile not in PROFILES:
         raise OperatorError(f"unknown profile '{profile}': choose one of {', '.join(PROFILES)}")
     settings = replace(Settings(profile=profile), **top)
-    for assignment in (*PROFILES[profile], *assignments):
+    for assignment in PROFILES[profile]:
         settings = _assigned(settings, assignment)
+    for name, values in (sections or {}).items():
+        settings = replace(settings, **{name: changed(getattr(settings, name), name, values)})
+    for assignment in assignments:
+        settings = _assigned(settings, assignment)
+    _check(settings)
     return settings
+
+
+SectionT = TypeVar("SectionT")
+
+
+def changed(section: SectionT, name: str, values: Mapping[str, Any]) -> SectionT:
+    """``section`` with other values for some of its settings. Raises OperatorError; ``name`` is for that."""
+    kinds = get_type_hints(type(section))
+    for key, value in values.items():
+        if key not in kinds:
+            raise OperatorError(f"'{name}' has no setting '{key}': it has {', '.join(sorted(kinds))}")
+        try:
+            section = replace(section, **{key: msgspec.convert(value, kinds[key])})  # type: ignore[type-var]
+        except msgspec.ValidationError:
+            refused = _takes(f"{name}.{key}", kinds[key], getattr(section, key), value)
+            raise OperatorError(refused) from None
+    return section
 
 
 def _assigned(settings: Settings, assignment: str) -> Settings:
     path, equals, text = assignment.partition("=")
-    section_name, dot, key = path.partition(".")
-    sections = [f.name for f in fields(settings) if f.name not in ("models", "profile")]
-    if not equals or not dot or section_name not in sections:
+    name, dot, key = path.partition(".")
+    if not equals or not dot or name not in SECTIONS:
         raise OperatorError(
-            f"'{assignment}' is not section.key=value with a section of {', '.join(sections)}"
+            f"'{assignment}' is not section.key=value with a section of {', '.join(SECTIONS)}"
         )
-    section = getattr(settings, section_name)
-    known = {f.name: f for f in fields(section)}
-    if key not in known:
-        raise OperatorError(f"'{section_name}' has no setting '{key}': it has {', '.join(sorted(known))}")
-    current = getattr(section, key)
+    section = getattr(settings, name)
+    current = getattr(section, key, None) if key in get_type_hints(type(section)) else None
+    return replace(settings, **{name: changed(section, name, {key: _read(text, current)})})
+
+
+def _read(text: str, current: object) -> Any:
+    """As JSON where the setting holds no text; what is no JSON stays text, and is refused as such."""
+    if current is None or isinstance(current, str):
+        return text
     try:
-        raw = text if current is None or isinstance(current, str) else json.loads(text)
-        value = msgspec.convert(raw, get_type_hints(type(section))[key])
-    except (ValueError, msgspec.ValidationError):
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _takes(path: str, kind: Any, current: object, value: object) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"'{path}' takes one of {', '.join(kind)}, not '{value}'"
+    shown = value if isinstance(value, str) else json.dumps(value, default=str)
+    return f"'{path}' takes a {type(current).__name__} such as {json.dumps(current)}, not '{shown}'"
+
+
+def _check(settings: Settings) -> None:
+    if settings.engine.kind not in ENGINE_KINDS:
         raise OperatorError(
-            f"'{path}' takes a {type(current).__name__} such as {json.dumps(current)}, not '{text}'"
-        ) from None
-    return replace(settings, **{section_name: replace(section, **{key: value})})
+            f"there is no engine '{settings.engine.kind}': choose {' or '.join(ENGINE_KINDS)}"
+        )
+    check_quiet(settings.quiet)
+    _check_names(settings.models)
+
+
+def _check_names(models: Iterable[ModelSettings]) -> None:
+    """A request names one model."""
+    owners: dict[str, str] = {}
+    for model in models:
+        for name in model.names:
+            if not name:
+                raise OperatorError(f"model '{model.id}' has an empty name: every id and alias needs letters")
+            if name in owners:
+                raise OperatorError(
+                    f"two models answer to '{name}': {owners[name]} and {model.id};"
+                    " give each id and each alias once"
+                )
+            owners[name] = model.id
 
 
 @dataclass(frozen=True)

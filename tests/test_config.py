@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from raybatch.config import PACKAGED_MODEL, PROFILES, Home, ModelSettings, make_settings
+from raybatch.config import PACKAGED_MODEL, PROFILES, Home, ModelSettings, Settings, make_settings
+from raybatch.config_file import read_config
+from raybatch.core.events import QuietMode
 from raybatch.errors import OperatorError
 
 
@@ -42,6 +45,13 @@ def test_an_assignment_is_applied_after_the_profiles_own() -> None:
         ("models.id=x", "is not section.key=value"),
         ("profile.x=x", "is not section.key=value"),
         ("", "is not section.key=value"),
+        ("canonical.x=x", "is not section.key=value"),
+        ("__class__.x=x", "is not section.key=value"),
+        ("api.allowed_hosts=[1]", "not '[1]'"),
+        ("vllm.extra=3", "takes a dict such as {}, not '3'"),
+        ("engine.kind=tgi", "there is no engine 'tgi': choose vllm or echo"),
+        ("quiet.mode=loud", "'quiet.mode' takes one of pause, gentle, not 'loud'"),
+        ("quiet.hours=always", "quiet.hours is 'always'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_what_was_found_and_expected(
@@ -64,6 +74,112 @@ def test_every_name_of_a_model_leads_to_its_id() -> None:
         "smollm2": PACKAGED_MODEL.id,
         "m": "m",
     }
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def settings_of(path: Path, *assignments: str) -> Settings:
+    file = read_config(path)
+    return make_settings(file.profile or "cpu", assignments, sections=file.sections, models=file.models)
+
+
+def test_a_file_wins_over_the_profile_and_options_win_over_the_file(tmp_path: Path) -> None:
+    text = 'profile = "test"\n[vllm]\nmax_num_seqs = 5\nmax_model_len = 6\n[quiet]\nmode = "gentle"\n'
+    settings = settings_of(write(tmp_path / "c.toml", text), "vllm.max_model_len=7")
+    vllm = settings.vllm
+    assert (settings.profile, vllm.enforce_eager, vllm.max_num_batched_tokens) == ("test", True, 2048)
+    assert (vllm.max_num_seqs, vllm.max_model_len) == (5, 7)
+    assert settings.quiet.mode is QuietMode.GENTLE
+
+
+def test_each_model_of_a_file_has_its_own_vllm_settings(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    text = """
+        [vllm]
+        max_num_seqs = 5
+        extra = { quantization = "fp8", seed = 1 }
+        [[models]]
+        id = "a"
+        source = "weights"
+        aliases = ["b"]
+        vllm = { max_num_seqs = 9, gpu_memory_utilization = 1, extra = { seed = 2 } }
+        [[models]]
+        id = "org/c"
+        [[models]]
+        id = "smollm2"
+        aliases = ["small"]
+        """
+    settings = settings_of(write(tmp_path / "c.toml", text))
+    a, c, packaged = settings.models
+    assert (a.source, a.names, c.source) == (str(tmp_path / "weights"), ("a", "b"), "")
+    assert (packaged.id, packaged.source) == (PACKAGED_MODEL.id, "packaged")
+    assert packaged.names == (*PACKAGED_MODEL.names, "small")
+    own = settings.vllm_of(a)
+    assert (own.max_num_seqs, own.gpu_memory_utilization, own.max_model_len) == (9, 1.0, 2048)
+    assert own.extra == {"quantization": "fp8", "seed": 2}
+    assert settings.vllm_of(c) == settings.vllm
+    home = Home(tmp_path / "home")
+    home.make()
+    home.save(settings)
+    assert home.load() == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[vllm", "is not TOML"),
+        ("[vlm]\na = 1", "unknown section 'vlm': there are profile, models, api, engine, vllm"),
+        ("engine = 3", "'engine' is a section: write [engine]"),
+        ('profile = "laptop"', "unknown profile 'laptop': choose one of desktop, cpu, test"),
+        ("[engine]\nspeed = 9", "'engine' has no setting 'speed': it has drain_s"),
+        ("[engine]\nreplicas = 1.5", "'engine.replicas' takes a int such as 1, not '1.5'"),
+        ("[models]\nid = 'a'", "begin each model with a line [[models]]"),
+        ("[[models]]\nsource = 'a'", "model 1 cannot be: Object missing required field `id`"),
+        ("[[models]]\nid = 'a'\nsorce = 'b'", "model 1 ('a') has no setting 'sorce': it has id, source"),
+        (
+            "[[models]]\nid = 'a'\n[models.vllm]\nmax_seqs = 1",
+            "model 1 ('a'): 'vllm' has no setting 'max_seqs': it has cpu_threads_bind",
+        ),
+        (
+            "[[models]]\nid = 'a'\n[models.vllm]\nmax_num_seqs = 'x'",
+            "model 1 ('a'): 'vllm.max_num_seqs' takes a int such as 64, not 'x'",
+        ),
+        ("[[models]]\nid = 'a'\n[[models]]\nid = 'a'", "two models answer to 'a'"),
+        ("[[models]]\nid = 'a'\n[[models]]\nid = 'b'\naliases = ['a']", "two models answer to 'a': a and b"),
+        ("[[models]]\nid = 'a'\naliases = ['']", "has an empty name"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_by_what_was_found_and_expected(
+    text: str, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OperatorError) as refused:
+        settings_of(write(tmp_path / "c.toml", text))
+    assert named in refused.value.message
+
+
+def test_the_file_is_named_where_it_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    with pytest.raises(OperatorError, match=re.escape(f"{path}: cannot be read: No such file")):
+        read_config(path)
+    with pytest.raises(OperatorError, match=re.escape(f"{path}: unknown section 'x'")):
+        read_config(write(path, "[x]\n"))
+    with pytest.raises(OperatorError, match=re.escape(f"{path}: 'engine' has no setting 'x'")):
+        read_config(write(path, "[engine]\nx = 1"))
+
+
+def test_the_documented_file_is_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/desktop.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    settings = settings_of(write(tmp_path / "c.toml", example))
+    gemma, qwen = settings.models
+    assert (settings.profile, gemma.id, settings.engine.slots) == ("desktop", "google/gemma-3-4b-it", 1)
+    assert settings.vllm_of(gemma).gpu_memory_utilization == 0.85
+    assert settings.vllm_of(qwen).max_num_seqs == 128
+    assert settings.vllm_of(qwen).extra == {"enable_prefix_caching": True}
+    assert (settings.gpu.temperature_max_c, settings.quiet.mode) == (83, QuietMode.GENTLE)
 
 
 @pytest.mark.parametrize("written", [b"", b"{", b'{"engine": {"replicas": "two"}}', b"\xff"])

@@ -33,7 +33,7 @@ def intake(home: Home, batch: Batch) -> IntakeEnded:
         home.index_path(batch.batch_id),
         endpoint=batch.endpoint,
         models=settings.canonical(),
-        limits=IntakeLimits(settings.intake.requests_max, settings.intake.line_bytes_max),
+        limits=IntakeLimits(settings.scheduler.requests_max, settings.intake.line_bytes_max),
         strict=settings.intake.strict,
     )
     model = report.model or next(iter(settings.canonical().values()), None)  # relaxed, and every line is bad

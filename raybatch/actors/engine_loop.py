@@ -114,7 +114,7 @@ class EngineLoop:
             orders = await self._report()
             await asyncio.sleep(orders.hold_s)
             if self._model is None:
-                self._model = self._choice.get(orders.model or "") or next(iter(self._choice.values()))
+                self._model = await self._chosen(orders)
             self._phase = e.EnginePhase.LOADING
             started_mono = time.monotonic()
             self._engine = await self._make_engine(self._model)
@@ -134,9 +134,19 @@ class EngineLoop:
             with contextlib.suppress(asyncio.CancelledError):
                 await reports
 
+    async def _chosen(self, orders: EngineOrders) -> ModelSettings:
+        """The model ordered; without an order the first one, to have it warm, unless it is to stay idle."""
+        while orders.model is None and orders.stay_idle and not self._stop_asked.is_set():
+            orders = await self._report()
+            await asyncio.sleep(self._settings.report_s)
+        return self._choice.get(orders.model or "") or next(iter(self._choice.values()))
+
     async def _report_until_loaded(self) -> None:
+        """A heartbeat beside what takes long."""
         while True:
             await asyncio.sleep(self._settings.report_s)
+            if self._phase is e.EnginePhase.IDLE:
+                continue
             orders = await self._report()
             if orders.superseded or (orders.model and self._phase is e.EnginePhase.FAILED):
                 self._swap_asked.set()
@@ -269,6 +279,7 @@ class EngineLoop:
             child_pids=self._engine.child_pids() if self._engine else (),
             error=self._error,
             slot=self._slot,
+            serves=tuple(self._choice) if self._slot else (),
             load_s=self._load_s,
             ready_s=time.monotonic() - self._ready_mono if self._ready_mono else 0.0,
             kv_cache_usage=self._engine.progress().kv_cache_usage if self._engine and window else 0.0,

@@ -108,13 +108,14 @@ class Supervisor:
     def _start_head(self) -> None:
         """A Ray head of our own: token for every port, own ports, own short temp dir, loopback."""
         ports = free_ports(10)
+        ports[0] = self._settings.ray.head_port or ports[0]
         temp_dir = _short_temp_dir(self._home, self._facts.cluster_id)
         self._environment = head_environment(self._home, self._facts.cluster_id) | {
             name: str(port) for name, port in zip(METRICS_VARIABLES, ports[8:], strict=True)
         }
         self._facts = replace(
             self._facts,
-            ray_address=f"127.0.0.1:{ports[0]}",
+            ray_address=f"{self._settings.ray.node_ip}:{ports[0]}",
             ray_temp_dir=str(temp_dir),
             dashboard_url=f"http://127.0.0.1:{ports[1]}" if self._settings.ray.dashboard else None,
         )
@@ -195,9 +196,11 @@ class Supervisor:
 
 
 def head_command(settings: RaySettings, ports: list[int], temp_dir: Path) -> list[str]:
+    launched = settings.autoscaling_config
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--temp-dir={temp_dir}"),
+        *([f"--autoscaling-config={Path(launched).expanduser()}"] if launched else []),
+        *(f"--node-ip-address={settings.node_ip}", f"--port={ports[0]}", f"--temp-dir={temp_dir}"),
         *(f"--include-dashboard={str(settings.dashboard).lower()}", "--dashboard-host=127.0.0.1"),
         *(f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"),
         *(f"--node-manager-port={ports[3]}", f"--object-manager-port={ports[4]}"),

@@ -15,6 +15,7 @@ import typer
 from raybatch.cli.connection import Connection, Json, Unreachable, is_loopback
 from raybatch.cli.show import duration, stderr, stdout, table
 from raybatch.config import (
+    ENGINE_KINDS,
     PACKAGED_MODEL,
     PROFILES,
     ApiSettings,
@@ -23,6 +24,7 @@ from raybatch.config import (
     Settings,
     make_settings,
 )
+from raybatch.config_file import NO_FILE, read_config
 from raybatch.errors import OperatorError, Refused
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ def up(
     profile: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(PROFILES)}; default: what the machine is.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML with any settings and models; options win over it."),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be given again."),
@@ -66,7 +72,7 @@ def up(
 
     connection = Connection.of(ctx)
     home = connection.home
-    options = (engine, model, host, port, profile, assignments)
+    options = (engine, model, host, port, profile, assignments, config)
     if home.settings_path.exists() and not (any(options) or _key_on_command_line(ctx)):
         settings = home.load()
     else:
@@ -92,34 +98,46 @@ def wanted_settings(
     port: int | None,
     profile: str | None,
     assignments: list[str] | None,
+    config: Path | None,
     api_key: str | None,
 ) -> Settings:
-    """The settings the options ask for. Raises OperatorError for what cannot be."""
-    if engine not in (None, "vllm", "echo"):
-        raise OperatorError(f"there is no engine '{engine}': choose vllm or echo")
-    kind = () if engine is None else (f"engine.kind={engine}",)
-    machine = profile or ("desktop" if engine != "echo" and has_gpu() else "cpu")
+    """The settings the options ask for: they win over the file, it over the profile.
+
+    Raises OperatorError for what cannot be.
+    """
+    file = NO_FILE if config is None else read_config(config)
+    key_sha256 = None if api_key is None else hashlib.sha256(api_key.encode()).hexdigest()
+    options = {
+        "engine.kind": engine,
+        "api.host": host,
+        "api.port": port,
+        "api.key_sha256": key_sha256,
+    }
+    given = (f"{name}={value}" for name, value in options.items() if value is not None)
+    kind = engine or file.sections.get("engine", {}).get("kind", ENGINE_KINDS[0])
+    machine = profile or file.profile or ("desktop" if kind == "vllm" and has_gpu() else "cpu")
     settings = make_settings(
         machine,
-        (*kind, *(assignments or ())),
-        models=tuple(_model(word) for word in models) if models else (PACKAGED_MODEL,),
-        api=ApiSettings(
-            host=host or ApiSettings.host,
-            port=port or ApiSettings.port,
-            key_sha256=None if api_key is None else hashlib.sha256(api_key.encode()).hexdigest(),
-        ),
+        (*given, *(assignments or ())),
+        sections=file.sections,
+        models=tuple(_model(word) for word in models or ()) or file.models or (PACKAGED_MODEL,),
     )
+    refuse_impossible(settings)
+    return settings
+
+
+def refuse_impossible(settings: Settings) -> None:
+    """Raises OperatorError naming what this machine lacks, or what would leave the API open."""
     if settings.engine.kind == "vllm" and settings.engine.gpus > 0 and not has_gpu():
         raise OperatorError(
-            f"profile {machine} pins each engine to {settings.engine.gpus:g} GPU, and no NVIDIA driver with a"
-            " device was found: take --profile cpu, or --set engine.gpus=0"
+            f"profile {settings.profile} pins each engine to {settings.engine.gpus:g} GPU, and no NVIDIA"
+            " driver with a device was found: take --profile cpu, or --set engine.gpus=0"
         )
     if not is_loopback(settings.api.host) and settings.api.key_sha256 is None:
         raise OperatorError(
             f"--host {settings.api.host} lets other machines in, so it needs a key:"
             " --api-key, or better RAYBATCH_API_KEY"
         )
-    return settings
 
 
 def has_gpu() -> bool:

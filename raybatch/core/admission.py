@@ -52,6 +52,12 @@ def refusal(state: State, asked: BatchAsked, file: File, policy: Policy) -> Reje
     if shut is not None:
         return shut
     lines = file.lines or 0
+    if lines > policy.queued_requests_max:
+        message = (
+            f"The input file holds {lines:,} requests; {policy.queued_requests_max:,} may wait in all "
+            "(setting scheduler.queued_requests_max). Split the file into several batches."
+        )
+        return Rejection("BadRequest", message, "input_file_id", "too_many_tasks")
     if lines > policy.requests_max:
         message = (
             f"The input file holds {lines:,} requests; a batch may hold {policy.requests_max:,} "

@@ -10,12 +10,12 @@ from dataclasses import replace
 from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
-from raybatch.core.admission import refusal
+from raybatch.core.admission import closed, refusal
 from raybatch.core.chores import intake
 from raybatch.core.decision import Decision
 from raybatch.core.model import CHUNK_ROWS_MAX, TERMINAL, Batch, BatchStatus, LineError, Tally
 from raybatch.core.policy import Policy
-from raybatch.core.rounds import reopened
+from raybatch.core.rounds import reopened, resumed
 from raybatch.core.state import State
 
 
@@ -111,7 +111,7 @@ def cancel_batch(state: State, asked: e.CancelAsked, now: e.Now) -> Decision:
     )
 
 
-def retry_batch(state: State, asked: e.RetryAsked) -> Decision:
+def retry_batch(state: State, asked: e.RetryAsked, policy: Policy) -> Decision:
     batch = _batch(state, asked.tenant, asked.batch_id)
     if isinstance(batch, cmd.Rejection):
         return _answer(asked.reply_to, batch)
@@ -123,6 +123,9 @@ def retry_batch(state: State, asked: e.RetryAsked) -> Decision:
             f"Cannot retry a batch with status '{batch.status}': only completed, expired and cancelled ones "
             "have failed requests to run again.",
         )
+    shut = closed(state, policy)
+    if shut is not None:
+        return _answer(asked.reply_to, shut)
     if batch.round != asked.round:
         return _conflict(asked.reply_to, "The batch was retried meanwhile: look at it, then ask again.")
     if not asked.spans:
@@ -168,7 +171,7 @@ def pause(state: State, asked: e.PauseAsked, now: e.Now) -> Decision:
         paused = replace(batch, paused_at=now.wall)
         change_one: c.Change = c.BatchPaused(batch.batch_id, now.wall)
     else:
-        paused = replace(batch, paused_at=None)
+        paused = resumed(batch, now.wall)
         change_one = c.BatchResumed(batch.batch_id, now.wall)
     return Decision((change_one,), (cmd.Reply(asked.reply_to, paused), *_wake(batch)))
 

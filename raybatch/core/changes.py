@@ -169,6 +169,7 @@ class EngineSeen:
     report: EngineReport
     at_mono: float
     starts: tuple[float, ...]  #: monotonic instants of its last starts, for the restart back-off
+    ordered: str | None = None  #: the model a slot was told to serve and has not begun to load
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class EngineOrders:
     give_back: tuple[int, ...] = ()  #: chunk ids that are paused: start none of their rows, finish what runs
     window_share: float = 1.0  #: of its window the engine may use
     model: str | None = None  #: the model a slot is to serve from now on; None: no change
+    stay_idle: bool = False  #: a slot without a model is to load none of its own choice
     drain: bool = False  #: start no new row, finish and commit what runs, give the rest back
     superseded: bool = False  #: a newer start of this engine has reported: stop
     hold_s: float = 0.0  #: restarted too often: wait so long before loading

@@ -28,7 +28,7 @@ from raybatch.core.ending import ended
 from raybatch.core.leasing import grant, grant_chunk, has_rows, held_up, lease_of
 from raybatch.core.logbook import entries
 from raybatch.core.model import BatchStatus, ChunkState, PartFile, PartSlice
-from raybatch.core.placement import model_for
+from raybatch.core.placement import just_failed, model_for
 from raybatch.core.policy import Policy
 from raybatch.core.quarantine import blamed, turn
 from raybatch.core.rows import offsets_of
@@ -59,7 +59,7 @@ def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decisi
         case e.CancelAsked():
             return asked.cancel_batch(state, event, now)
         case e.RetryAsked():
-            return asked.retry_batch(state, event)
+            return asked.retry_batch(state, event, policy)
         case e.PauseAsked():
             return asked.pause(state, event, now)
         case e.DrainAsked():
@@ -111,12 +111,17 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     reborn = known is None or report.incarnation != known.report.incarnation
     crashed = reborn and (known is None or known.report.phase is not e.EnginePhase.STOPPED)
     if known is not None and not reborn and report.seq <= known.report.seq:
-        return Decision(commands=(cmd.Reply(report.reply_to, cmd.EngineOrders()),))
+        share = _window_share(state, policy)
+        orders = cmd.EngineOrders(window_share=share, drain=state.draining, stay_idle=True)
+        return Decision(commands=(cmd.Reply(report.reply_to, orders),))
 
     starts = known.starts if known is not None else ()
     if crashed:
         starts = (*(at for at in starts if now.mono - at < policy.restart_window_s), now.mono)
-    seen = c.EngineSeen(report, now.mono, starts)
+    model = model_for(state, report, now, policy)
+    not_loading = (e.EnginePhase.IDLE, e.EnginePhase.DRAINING, e.EnginePhase.STOPPED)
+    still_ordered = known.ordered if known is not None and report.phase in not_loading else None
+    seen = c.EngineSeen(report, now.mono, starts, model or still_ordered)
 
     held = {lease.chunk_id: lease.token for lease in report.held}
     mine = {chunk.chunk_id: chunk for chunk in state.leases_of(report.engine_id)}
@@ -135,7 +140,6 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept))
     granted: tuple[c.LeaseGranted, ...] = ()
     turns: tuple[c.LaneTurn, ...] = ()
-    model = model_for(state, report, now, policy)
     if report.phase is e.EnginePhase.READY and model is None and not held_up(state):
         granted, turns = _rows_for(state, report, frozenset(end.chunk_id for end in released), now, policy)
     orders = cmd.EngineOrders(
@@ -144,6 +148,7 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
         give_back=tuple(sorted(chunk_id for chunk_id in kept if _paused(state, mine[chunk_id].batch_id))),
         window_share=_window_share(state, policy),
         model=model,
+        stay_idle=held_up(state) or just_failed(state, now, policy),
         drain=state.draining,
         hold_s=_hold_s(starts, policy) if crashed else 0.0,
     )
@@ -218,7 +223,8 @@ def _verdict(state: State, written: e.PartWritten, piece: PartSlice) -> cmd.Verd
         return cmd.Verdict.STALE
     if sum(_overlap(other, piece) for other in written.slices) > 1:
         return cmd.Verdict.STALE  # a row that lies in the file twice cannot be masked once
-    if piece.rows.bit_count() != piece.tally.completed + piece.tally.failed:
+    finished = piece.tally.completed + piece.tally.failed
+    if piece.rows.bit_count() != finished or min(piece.tally.completed, piece.tally.failed) < 0:
         return cmd.Verdict.STALE
     return cmd.Verdict.ALREADY if piece.rows & chunk.covered else cmd.Verdict.ACCEPTED
 

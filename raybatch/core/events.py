@@ -183,6 +183,7 @@ class EngineReport:
     child_pids: tuple[int, ...]
     error: str | None = None  #: why phase is failed or died
     slot: bool = False  #: serves the models of the configuration in turns
+    serves: tuple[str, ...] = ()  #: ids of the models a slot may be told to serve
     load_s: float = 0.0  #: what loading its model took
     ready_s: float = 0.0  #: how long its model has been loaded
     kv_cache_usage: float = 0.0  #: 0..1

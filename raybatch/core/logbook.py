@@ -97,6 +97,8 @@ def _engine(state: State, seen: c.EngineSeen, at: float) -> Iterator[c.Logged]:
     report = seen.report
     known = state.engines.get(report.engine_id)
     reborn = known is None or known.report.incarnation != report.incarnation
+    if known is not None and known.lost and not reborn:
+        yield c.Logged(at, "back", "heard of again", engine_id=report.engine_id)
     if reborn or known is None or known.report.phase is not report.phase:
         what = report.models[0] if report.models else "no model"
         words = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raybatch.core.events import EnginePhase, EngineReport, Now
+from raybatch.core.fitness import Fitness
 from raybatch.core.leasing import held_up
 from raybatch.core.model import BatchStatus, ChunkState
 from raybatch.core.policy import Policy
@@ -28,7 +29,7 @@ def model_for(state: State, report: EngineReport, now: Now, policy: Policy) -> s
     if not report.slot or report.phase in (EnginePhase.LOADING, EnginePhase.DRAINING):
         return None
     current = report.models[0] if report.models else None
-    if held_up(state):
+    if held_up(state) or report.verdict.fitness is Fitness.UNFIT:
         return None
     backlogs = _backlogs(state)
     mine = next((lot for lot in backlogs if lot.model == current), None)
@@ -39,6 +40,11 @@ def model_for(state: State, report: EngineReport, now: Now, policy: Policy) -> s
         others, key=lambda lot: (-lot.priority, state.model_served_mono.get(lot.model, 0.0), lot.order)
     )
     return chosen.model
+
+
+def just_failed(state: State, now: Now, policy: Policy) -> bool:
+    """A model could not be loaded a short while ago: no slot tries one unasked."""
+    return any(now.mono - fault.at_mono < policy.model_retry_s for fault in state.model_faults.values())
 
 
 def _turn_is_over(
@@ -70,11 +76,17 @@ def _backlogs(state: State) -> list[_Backlog]:
 
 def _available(state: State, lot: _Backlog, report: EngineReport, now: Now, policy: Policy) -> bool:
     """Not held by another live engine, and not found impossible to load just now."""
+    if lot.model not in report.serves:
+        return False
     fault = state.model_faults.get(lot.model)
     if fault is not None and now.mono - fault.at_mono < policy.model_retry_s:
         return False
     return not any(
-        lot.model in entry.report.models and not entry.lost and entry.report.phase is not EnginePhase.STOPPED
+        not entry.lost and lot.model in (entry.ordered, *_loaded(entry.report))
         for engine_id, entry in state.engines.items()
         if engine_id != report.engine_id
     )
+
+
+def _loaded(report: EngineReport) -> tuple[str, ...]:
+    return () if report.phase in (EnginePhase.STOPPED, EnginePhase.DIED) else report.models

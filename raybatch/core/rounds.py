@@ -1,5 +1,6 @@
-"""Which rows count: a retry starts a new round, and the rows it runs again no longer count from then on.
+"""Rounds and pauses of a batch, and which rows count.
 
+A retry starts a new round, and the rows it runs again no longer count from then on.
 Files stay as they are. Those of an earlier round go on showing what they showed, for clients that keep their
 ids.
 """
@@ -29,6 +30,13 @@ def reopened(batch: Batch, tally: Tally, output_file_id: str, error_file_id: str
         cancelling_at=None,
         cancelled_at=None,
     )
+
+
+def resumed(batch: Batch, at: float) -> Batch:
+    """Not paused; an ended batch never is."""
+    if batch.paused_at is None:
+        return batch
+    return replace(batch, paused_at=None, paused_s=batch.paused_s + max(0.0, at - batch.paused_at))
 
 
 def visible_parts(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from raybatch.core import changes as c
+from raybatch.core.chunking import redriven, suspects
 from raybatch.core.events import EnginePhase, EngineReport, SurroundingsSeen
 from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
 from raybatch.core.model import (
@@ -26,8 +27,8 @@ from raybatch.core.model import (
     Redrive,
     RowSpan,
 )
-from raybatch.core.rounds import reopened
-from raybatch.core.rows import full, offsets_of
+from raybatch.core.rounds import reopened, resumed
+from raybatch.core.rows import full
 from raybatch.errors import IllegalMove
 
 Entity = File | Batch | Chunk | PartFile | Redrive | LogEntry | ModelRate | int
@@ -51,6 +52,7 @@ class EngineEntry:
     seen_at_mono: float
     starts: tuple[float, ...]
     lost: bool = False
+    ordered: str | None = None  #: the model a slot was told to serve and has not begun to load
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class State:
             case c.BatchValidated():
                 return (self._validate(change),)
             case c.BatchFailed(batch_id, errors, at):
-                batch = self._resumed(batch_id, at)
+                batch = resumed(self.batches[batch_id], at)
                 status = next_status(batch_id, batch.status, BatchMove.FAIL)
                 return (self._put_batch(replace(batch, status=status, errors=errors, failed_at=at)),)
             case c.BatchCancelling(batch_id, at):
@@ -135,7 +137,7 @@ class State:
                 status = next_status(batch_id, batch.status, BatchMove.CANCEL)
                 return (self._put_batch(replace(batch, status=status, cancelling_at=at)),)
             case c.BatchEnded(batch_id, at):
-                return self._end(self._resumed(batch_id, at), at)
+                return self._end(resumed(self.batches[batch_id], at), at)
             case c.LeaseGranted():
                 return self._grant(change)
             case c.LeaseReleased(chunk_id, token):
@@ -151,7 +153,7 @@ class State:
             case c.BatchPaused(batch_id, at):
                 return (self._put_batch(replace(self.batches[batch_id], paused_at=at)),)
             case c.BatchResumed(batch_id, at):
-                return (self._put_batch(self._resumed(batch_id, at)),)
+                return (self._put_batch(resumed(self.batches[batch_id], at)),)
             case c.AllPaused(on):
                 self.all_paused = int(on)
                 return (Image("counters", "all_paused", self.all_paused),)
@@ -292,7 +294,7 @@ class State:
             if rows & (moved | ~chunk.missing):
                 raise IllegalMove(f"chunk {chunk.chunk_id} cannot give away rows it does not have")
             moved |= rows
-            images.append(self._put_chunk(self._suspects(chunk, rows)))
+            images.append(self._put_chunk(suspects(self._draw_chunk_id(), chunk, rows)))
         covered = chunk.covered | moved
         move = ChunkMove.COVER if covered == full(chunk.count) else ChunkMove.RELEASE
         left = replace(
@@ -304,22 +306,6 @@ class State:
             alone_deaths=chunk.alone_deaths + death.alone,
         )
         return (*images, self._put_chunk(left), *self._counters())
-
-    def _suspects(self, chunk: Chunk, rows: int) -> Chunk:
-        """Some rows of a chunk as one of their own; the others count as covered there."""
-        chunk_id = self.next_chunk_id
-        self.next_chunk_id += 1
-        return replace(
-            chunk,
-            chunk_id=chunk_id,
-            state=ChunkState.AVAILABLE,
-            token=0,
-            engine_id=None,
-            covered=full(chunk.count) & ~rows,
-            exposed=rows,
-            suspect=True,
-            alone_deaths=0,
-        )
 
     def _commit_part(self, commit: c.PartCommitted) -> tuple[Image, ...]:
         batch = self.batches[commit.batch_id]
@@ -369,31 +355,12 @@ class State:
         return (
             image,
             _redrive_image(redrive),
-            *(self._put_chunk(self._redriven(batch.batch_id, span)) for span in change.spans),
+            *(self._put_chunk(self._redriven(batch, span)) for span in change.spans),
             *self._counters(),
         )
 
-    def _redriven(self, batch_id: str, span: RowSpan) -> Chunk:
-        """A chunk whose other rows count as covered."""
-        chunk_id = self.next_chunk_id
-        self.next_chunk_id += 1
-        return Chunk(
-            chunk_id,
-            batch_id,
-            span.first,
-            span.count,
-            ChunkState.AVAILABLE,
-            token=0,
-            covered=full(span.count) & ~span.rows,
-            attempt=span.attempt,
-        )
-
-    def _resumed(self, batch_id: str, at: float) -> Batch:
-        """Not paused; an ended batch never is."""
-        batch = self.batches[batch_id]
-        if batch.paused_at is None:
-            return batch
-        return replace(batch, paused_at=None, paused_s=batch.paused_s + max(0.0, at - batch.paused_at))
+    def _redriven(self, batch: Batch, span: RowSpan) -> Chunk:
+        return redriven(self._draw_chunk_id(), batch.batch_id, span)
 
     def _log(self, logged: c.Logged) -> tuple[Image, ...]:
         entry = LogEntry(
@@ -411,8 +378,8 @@ class State:
 
     def _apply_volatile(self, change: c.Change) -> None:
         match change:
-            case c.EngineSeen(report, at_mono, starts):
-                self.engines[report.engine_id] = EngineEntry(report, at_mono, starts)
+            case c.EngineSeen(report, at_mono, starts, ordered):
+                self.engines[report.engine_id] = EngineEntry(report, at_mono, starts, ordered=ordered)
                 self._note_models(report, at_mono)
             case c.EngineLost(engine_id):
                 self.engines[engine_id] = replace(self.engines[engine_id], lost=True)
@@ -471,6 +438,10 @@ class State:
             live[chunk.chunk_id] = None
         return Image("chunks", chunk.chunk_id, chunk)
 
+    def _draw_chunk_id(self) -> int:
+        self.next_chunk_id += 1
+        return self.next_chunk_id - 1
+
     def _put_entry(self, entry: LogEntry) -> list[int]:
         """Entry ids that had to go for it."""
         self.log[entry.entry_id] = entry
@@ -490,31 +461,3 @@ class State:
 
 def _redrive_image(redrive: Redrive) -> Image:
     return Image("redrives", f"{redrive.batch_id}/{redrive.round}", redrive)
-
-
-def check_invariants(state: State) -> None:
-    """Raises AssertionError when the state contradicts itself. For tests and the simulator."""
-    for batch in state.batches.values():
-        live = state.live_chunks(batch.batch_id)
-        missing = sum(chunk.missing.bit_count() for chunk in live)
-        assert batch.finished_rows + missing + (batch.total - batch.cursor) == batch.total, batch
-        assert 0 <= batch.cursor <= batch.total, batch
-        assert (batch.batch_id in state.active) == batch.active, batch
-        rows_in_parts = sum(
-            part.rows - len(part.masked) for part in state.parts.get(batch.batch_id, {}).values()
-        )
-        redriven = sum(
-            span.rows.bit_count()
-            for redrive in state.redrives.get(batch.batch_id, {}).values()
-            for span in redrive.spans
-        )
-        assert rows_in_parts - redriven == batch.finished_rows, (batch, rows_in_parts, redriven)
-        positions = [chunk.first + offset for chunk in live for offset in offsets_of(chunk.missing)]
-        assert len(positions) == len(set(positions)), positions
-        if not batch.active:
-            assert not live, (batch, live)
-    tokens = [chunk.token for chunk in state.chunks.values() if chunk.token]  # 0: never leased
-    assert len(tokens) == len(set(tokens)), tokens
-    assert all(token < state.next_token for token in tokens), tokens
-    for chunk_id in state.lease_deadlines:
-        assert state.chunks[chunk_id].state is ChunkState.LEASED, chunk_id

@@ -181,8 +181,8 @@ def _refusal(model_id: str, error: Exception) -> str:
             " expired or may not read models. Set HF_TOKEN to another one; open models need none."
         )
     return (
-        f"The model {model_id} is not in this machine's hub cache ({_cache_of(model_id).parent}), not whole at"
-        f" least, and {_no_answer(error)}. Download it first, or give a model folder: --model {model_id}=DIR."
+        f"The model {model_id} is not in this machine's hub cache ({_cache_of(model_id).parent}), or not"
+        f" whole, and {_no_answer(error)}. Download it first, or give a model folder: --model {model_id}=DIR."
     )
 
 

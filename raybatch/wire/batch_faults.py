@@ -13,7 +13,7 @@ def empty_file() -> LineError:
 
 def too_many_tasks(found: int, requests_max: int) -> LineError:
     message = (
-        f"The input file holds {found:,} requests; a batch may hold {requests_max:,} (setting requests_max). "
+        f"The input file holds {found:,} requests; a batch may hold {requests_max:,} (setting scheduler.requests_max). "
         "Split the file into several batches."
     )
     return LineError("too_many_tasks", message, None, None)

@@ -67,6 +67,26 @@ def test_options_become_settings(raybatch: Run, started: list[Settings], tmp_pat
     assert settings.models == (PACKAGED_MODEL, mine, ModelSettings("org/hub"))
 
 
+def test_a_file_becomes_settings_and_options_win_over_it(
+    raybatch: Run, started: list[Settings], tmp_path: Path
+) -> None:
+    path = tmp_path / "raybatch.toml"
+    path.write_text(
+        '[engine]\nkind = "echo"\n[api]\nport = 9003\nupload_bytes_max = 7\n[[models]]\nid = "org/a"\n'
+    )
+    assert raybatch("up", "--config", str(path), "--set", "echo.alpha_ms=1").exit_code == 0
+    assert raybatch("up", "--config", str(path), "--port", "9004", "--model", "org/b").exit_code == 0
+    file, options = started
+    assert (file.engine.kind, file.profile, file.echo.alpha_ms) == ("echo", "cpu", 1.0)
+    assert (file.api.port, file.models) == (9003, (ModelSettings("org/a"),))
+    assert (options.api.port, options.api.upload_bytes_max) == (9004, 7)
+    assert options.models == (ModelSettings("org/b"),)
+    path.write_text("[engin]\n")
+    refused = raybatch("up", "--config", str(path))
+    assert refused.exit_code == 1
+    assert f"{path}: unknown section 'engin'" in refused.stderr
+
+
 def test_started_again_without_options_it_keeps_its_settings(raybatch: Run, started: list[Settings]) -> None:
     raybatch("up", "--engine", "echo", "--port", "9001", "--model", "org/hub")
     raybatch("up")
@@ -103,6 +123,9 @@ def test_an_open_host_needs_a_key_and_only_its_digest_is_kept(
         (["--profile", "desktop"], "take --profile cpu"),  # this machine has no GPU, says the fixture
         (["--set", "engine.speed=9"], "'engine' has no setting 'speed'"),
         (["--set", "engine.replicas=many"], "'many'"),
+        (["--set", "quiet.days=weekend"], "quiet.days is 'weekend'"),
+        (["--model", "org/a", "--model", "org/a"], "two models answer to 'org/a'"),
+        (["--config", "none.toml"], "none.toml: cannot be read"),
     ],
 )
 def test_a_wrong_option_is_answered_with_the_right_ones(

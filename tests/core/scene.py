@@ -26,9 +26,10 @@ from raybatch.core.events import (
     Tick,
 )
 from raybatch.core.fitness import FIT, GpuVerdict
+from raybatch.core.invariants import check_invariants
 from raybatch.core.model import Batch, File, LogEntry, PartFile, PartSlice, RowSpan, Tally, Usage
 from raybatch.core.policy import Policy
-from raybatch.core.state import State, check_invariants
+from raybatch.core.state import State
 
 MODEL = "smollm2"
 ASKED = BatchAsked(
@@ -157,6 +158,7 @@ class Scene:
                 child_pids=(),
                 error=error,
                 slot=slot,
+                serves=("a", "b", "c", "broken", MODEL) if slot else (),
                 load_s=load_s,
                 ready_s=ready_s,
                 verdict=verdict,

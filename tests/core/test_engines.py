@@ -28,7 +28,7 @@ def test_a_lease_whose_reply_was_lost_is_free_again(scene: Scene) -> None:
 def test_a_report_from_the_past_changes_nothing(scene: Scene) -> None:
     (lease,) = scene.report(wants_rows=16, seq=5).leases
     for seq in (5, 4):
-        assert scene.report(held=(), wants_rows=16, seq=seq) == EngineOrders()
+        assert scene.report(held=(), wants_rows=16, seq=seq) == EngineOrders(stay_idle=True)
     assert scene.state.chunks[lease.chunk_id].state is ChunkState.LEASED
     assert scene.report(held=(lease,), seq=6).dropped == ()
 

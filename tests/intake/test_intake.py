@@ -205,7 +205,7 @@ def test_too_many_requests_fail_naming_both_numbers(upload: Any, strict: bool) -
     report = taken.take_in(strict=strict, limits=IntakeLimits(requests_max=20))
     assert codes(report) == [(None, "too_many_tasks")]
     assert "21 requests" in report.errors[0].message
-    assert "20 (setting requests_max)" in report.errors[0].message
+    assert "20 (setting scheduler.requests_max)" in report.errors[0].message
     assert taken.left_files() == set()
     assert (
         upload([request(str(number)) for number in range(20)]).take_in(limits=IntakeLimits(20)).errors == ()

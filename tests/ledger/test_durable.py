@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from raybatch.core.state import State, check_invariants
+from raybatch.core.invariants import check_invariants
+from raybatch.core.state import State
 from raybatch.errors import Corrupt, DiskFull
 from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.durable import DurableMemory

@@ -7,11 +7,15 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from raybatch.core.commands import EngineOrders, Lease, Verdict
 from raybatch.core.events import EnginePhase, EngineReport, HeldLease, PartWritten
 from raybatch.core.model import PartFile, PartSlice, Tally, Usage
 from raybatch.core.rows import bitmap_of, offsets_of
+
+LOAD_S: Final = 3.0
+FAILED_S: Final = 5.0  #: a failed load is shown for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,11 @@ class Held:
 class SimEngine:
     engine_id: str
     incarnation: float
-    model: str
+    model: str | None  #: None: a slot that was not told yet
     rng: Random
+    slot: bool = False
+    phase: EnginePhase = EnginePhase.READY
+    phase_at_s: float = 0.0
     seq: int = 0
     superseded: bool = False
     waits_for_orders: bool = False
@@ -57,7 +64,32 @@ class SimEngine:
     unacknowledged: dict[str, PartWritten] = field(default_factory=dict)
     parts_written: int = 0
 
-    def report(self, *, wants_rows: int) -> EngineReport:
+    def born_again(self) -> SimEngine:
+        if not self.slot:
+            return SimEngine(self.engine_id, self.incarnation + 1.0, self.model, self.rng)
+        phase = EnginePhase.IDLE
+        return SimEngine(self.engine_id, self.incarnation + 1.0, None, self.rng, slot=True, phase=phase)
+
+    def over(self, now_s: float) -> bool:
+        """A slot whose process ends: it has left its model behind, or could not load it."""
+        if self.phase is EnginePhase.FAILED:
+            return now_s - self.phase_at_s >= FAILED_S
+        left = self.held or self.finished or self.unacknowledged
+        return self.phase is EnginePhase.DRAINING and not left
+
+    def load(self, now_s: float, *, fails: bool) -> None:
+        if self.phase is EnginePhase.LOADING and now_s - self.phase_at_s >= LOAD_S:
+            self._turn(EnginePhase.FAILED if fails else EnginePhase.READY, now_s)
+
+    def last_word(self, now_s: float) -> EngineReport:
+        if self.phase is not EnginePhase.FAILED:
+            self._turn(EnginePhase.STOPPED, now_s)
+        return self.report(wants_rows=0, now_s=now_s)
+
+    def _turn(self, phase: EnginePhase, now_s: float) -> None:
+        self.phase, self.phase_at_s = phase, now_s
+
+    def report(self, *, wants_rows: int, now_s: float) -> EngineReport:
         self.seq += 1
         self.waits_for_orders = True
         return EngineReport(
@@ -65,8 +97,8 @@ class SimEngine:
             engine_id=self.engine_id,
             incarnation=self.incarnation,
             seq=self.seq,
-            models=(self.model,),
-            phase=EnginePhase.READY,
+            models=() if self.model is None else (self.model,),
+            phase=self.phase,
             held=tuple(HeldLease(held.lease.chunk_id, held.lease.token) for held in self.held.values()),
             wants_rows=wants_rows,
             window=32,
@@ -75,22 +107,31 @@ class SimEngine:
             tokens_per_s=0.0,
             pid=1,
             child_pids=(),
+            slot=self.slot,
+            serves=("small", "large", "huge") if self.slot else (),
+            load_s=LOAD_S if self.slot else 0.0,
+            ready_s=now_s - self.phase_at_s if self.phase is EnginePhase.READY else 0.0,
         )
 
-    def obey(self, orders: EngineOrders) -> None:
+    def obey(self, orders: EngineOrders, now_s: float, fallback: str) -> None:
         """Also late and repeated orders: only the token decides whether their work will count."""
         self.waits_for_orders = False
         self.superseded = self.superseded or orders.superseded
         for chunk_id in orders.dropped:
             self.held.pop(chunk_id, None)
-        for chunk_id in orders.give_back:
+        if self.phase is EnginePhase.IDLE:
+            self.model = orders.model or fallback
+            self._turn(EnginePhase.LOADING, now_s)
+        elif orders.model is not None and self.phase is EnginePhase.READY:
+            self._turn(EnginePhase.DRAINING, now_s)
+        for lease in orders.leases:
+            self.held[lease.chunk_id] = Held(lease, lease.rows)
+        for chunk_id in list(self.held) if self.phase is EnginePhase.DRAINING else orders.give_back:
             held = self.held.get(chunk_id)
             if held is not None:
                 held.left = 0
                 if held.settled:
                     del self.held[chunk_id]
-        for lease in orders.leases:
-            self.held[lease.chunk_id] = Held(lease, lease.rows)
 
     def run_rows(self) -> None:
         """Some rows of one lease finish, in any order."""

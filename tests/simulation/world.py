@@ -16,11 +16,12 @@ from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.decide import decide, recover
+from raybatch.core.invariants import check_invariants
 from raybatch.core.model import TERMINAL, Batch, BatchStatus, File, LineError, PartFile, RowSpan
 from raybatch.core.policy import Policy
 from raybatch.core.rounds import visible_parts
 from raybatch.core.rows import bitmap_of, offsets_of
-from raybatch.core.state import Image, State, check_invariants
+from raybatch.core.state import Image, State
 from raybatch.ledger.contract import Ledger
 from raybatch.ledger.memory import MemoryLedger
 from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of, tally_of
@@ -33,8 +34,12 @@ POLICY: Final = Policy(
     restart_window_s=60.0,
     restarts_free=2,
     restart_hold_max_s=8.0,
+    turn_s=12.0,
+    turn_loads_min=3.0,
+    model_retry_s=15.0,
 )
 MODELS: Final = ("small", "large")
+SLOT_MODELS: Final = ("small", "large", "huge")
 ROUNDS_MAX: Final = 300
 
 
@@ -59,7 +64,8 @@ def durable(state: State) -> tuple[object, ...]:
 
 
 class World:
-    def __init__(self, seed: int, ledger: Ledger | None = None) -> None:
+    def __init__(self, seed: int, ledger: Ledger | None = None, *, slots: int = 0) -> None:
+        """``slots``: engines that serve three models in turns, instead of some that serve one of two each."""
         self.rng = Random(seed)
         self.ledger = ledger or MemoryLedger()
         self.state = State()
@@ -76,10 +82,14 @@ class World:
         self.removed_blobs: set[str] = set()
         self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
         self.ended: dict[tuple[str, int], Batch] = {}  #: by id and round
+        self.models = SLOT_MODELS if slots else MODELS
         self.engines = [
+            SimEngine(f"slot{i}", 0.0, None, self.rng, slot=True).born_again() for i in range(slots)
+        ] or [
             SimEngine(f"e{i}", 1.0, MODELS[i % 2] if i < 2 else self.rng.choice(MODELS), self.rng)
             for i in range(self.rng.choice((2, 3)))
         ]
+        self.swaps: list[tuple[float, str]] = []  #: when which slot ended for another model
         self.zombies: list[SimEngine] = []
         self._drawn = 0
 
@@ -123,7 +133,8 @@ class World:
             self.clock_s += 1.0
             self.happen(e.Tick())
             for engine in self.engines:
-                self.happen(engine.report(wants_rows=64))
+                engine.load(self.clock_s, fails=False)
+                self.happen(engine.report(wants_rows=64, now_s=self.clock_s))
             self._drain_messages()
             for engine in self.engines:
                 while any(held.left for held in engine.held.values()):
@@ -133,6 +144,7 @@ class World:
             while self.chores:
                 self._chore_runs()
             self._drain_messages()
+            self._swap_slots()
             if not self.state.active and not self.chores and not self.state.chores:
                 break
         self.check_served()
@@ -142,6 +154,8 @@ class World:
     def happen(self, event: e.Event) -> None:
         """One turn of the scheduler: decide, apply, remember, speak; it may die between any two of them."""
         decision = decide(self.state, event, self._now(), POLICY)
+        if isinstance(event, e.EngineReport):
+            self._check_swap(event, decision.commands)
         images = tuple(image for change in decision.changes for image in self.state.apply(change))
         if self._chance(0.004):
             self._restart_scheduler()
@@ -176,6 +190,30 @@ class World:
                 shown = self._rows(file.batch_id, file.round)
                 kind = [row.size_bytes for row in shown if row.ok == (file.part_kind == "output")]
                 assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
+
+    def _check_swap(self, report: e.EngineReport, commands: tuple[cmd.Command, ...]) -> None:
+        """A slot leaves a model only for one with work, and its own unfinished work only after its turn."""
+        told = [one.value.model for one in commands if isinstance(one, cmd.Reply) and one.value.model]
+        if not told or report.phase is not e.EnginePhase.READY:
+            return
+        priorities = self._waiting_priorities()
+        assert told[0] in priorities, f"{report.engine_id} is to serve {told[0]}, which nobody waits for"
+        mine = priorities.get(report.models[0])
+        if mine is None:
+            assert not report.held, f"{report.engine_id} is to leave rows of {report.models[0]}"
+        elif priorities[told[0]] <= mine:
+            assert report.ready_s >= POLICY.turn_s, f"{report.engine_id} swaps after {report.ready_s:.1f} s"
+
+    def _waiting_priorities(self) -> dict[str, int]:
+        """Of the models that have rows nobody holds: the highest priority."""
+        found: dict[str, int] = {}
+        for batch in self.state.batches.values():
+            if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
+                continue
+            held = self.state.leased_rows(batch.batch_id)
+            if batch.model is not None and batch.finished_rows + held < batch.total:
+                found[batch.model] = max(batch.priority, found.get(batch.model, batch.priority))
+        return found
 
     # -- the scheduler -------------------------------------------------------------------------------------
 
@@ -260,7 +298,7 @@ class World:
         for engine in (*self.engines, *self.zombies):
             if kind == "engine" and isinstance(reply.value, cmd.EngineOrders):
                 if rest.startswith(f"{engine.engine_id}/{engine.incarnation}/"):
-                    engine.obey(reply.value)
+                    engine.obey(reply.value, self.clock_s, self.models[0])
             elif kind == "part" and isinstance(reply.value, tuple):
                 engine.learn(rest.partition("/")[2], reply.value)
 
@@ -270,7 +308,8 @@ class World:
         engine = self._any_engine()
         gives_up = self._chance(0.1)  # on the answer to its last report
         if not engine.superseded and (gives_up or not engine.waits_for_orders):
-            self.to_scheduler.append(engine.report(wants_rows=self.rng.choice((0, 8, 64))))
+            wants_rows = self.rng.choice((0, 8, 64))
+            self.to_scheduler.append(engine.report(wants_rows=wants_rows, now_s=self.clock_s))
 
     def _engine_runs(self) -> None:
         self._any_engine().run_rows()
@@ -290,9 +329,19 @@ class World:
     def _engine_is_born_again(self) -> None:
         place = self.rng.randrange(len(self.engines))
         old = self.engines[place]
-        self.engines[place] = SimEngine(old.engine_id, old.incarnation + 1.0, old.model, self.rng)
+        self.engines[place] = old.born_again()
         if self._chance(0.5):
             self.zombies.append(old)
+
+    def _swap_slots(self) -> None:
+        """Models are loaded, or are not; a slot that has left its model is born again for the next one."""
+        for place, engine in enumerate(self.engines):
+            engine.load(self.clock_s, fails=self._chance(0.1))
+            if engine.over(self.clock_s):
+                if engine.phase is e.EnginePhase.DRAINING:
+                    self.swaps.append((self.clock_s, engine.engine_id))
+                self.to_scheduler.append(engine.last_word(self.clock_s))
+                self.engines[place] = engine.born_again()
 
     def _any_engine(self) -> SimEngine:
         return self.rng.choice([*self.engines, *self.zombies])
@@ -328,7 +377,7 @@ class World:
         total, sound = self.uploads[file_id]
         if not sound:
             return e.IntakeEnded(batch_id, 0, None, 0, (LineError("invalid_json", "no", None, 1),))
-        return e.IntakeEnded(batch_id, total, MODELS[total % 2], 10 * total, ())
+        return e.IntakeEnded(batch_id, total, self.models[total % len(self.models)], 10 * total, ())
 
     def _close(self, command: cmd.StartClosing, *, broken: bool) -> e.PartWritten:
         leases = command.leases[: len(command.leases) // 2] if broken else command.leases
@@ -423,6 +472,7 @@ class World:
     def _time_passes(self) -> None:
         self.clock_s += self.rng.choice((0.2, 1.0, 1.0, 4.0, 12.0))
         self.happen(e.Tick())
+        self._swap_slots()
 
     # -- looking -------------------------------------------------------------------------------------------
 
