@@ -13,8 +13,8 @@ def empty_file() -> LineError:
 
 def too_many_tasks(found: int, requests_max: int) -> LineError:
     message = (
-        f"The input file holds {found:,} requests; a batch may hold {requests_max:,} (setting scheduler.requests_max). "
-        "Split the file into several batches."
+        f"The input file holds {found:,} requests; a batch may hold {requests_max:,} "
+        "(setting scheduler.requests_max). Split the file into several batches."
     )
     return LineError("too_many_tasks", message, None, None)
 
