@@ -12,7 +12,7 @@ import raybatch
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home, Settings
 from raybatch.storage.blobs import BlobStore
-from serve_app import admin, batches, files, health, models, results
+from serve_app import admin, batches, failed, files, health, models, results
 from serve_app.answers import Answers
 from serve_app.door import Door, TheDoor
 from serve_app.faults import add_fault_answers
@@ -30,7 +30,7 @@ def build_app(home: Home, settings: Settings, scheduler: SchedulerPort) -> FastA
         redirect_slashes=False,
     )
     app.state.door = Door(home, settings, scheduler, BlobStore(home.files), served_since=time.time())
-    for noun in (files, batches, results, models, health, admin):
+    for noun in (files, batches, results, failed, models, health, admin):
         app.include_router(noun.router)
     app.add_api_route("/", front_page, response_class=HTMLResponse, include_in_schema=False)
     add_fault_answers(app)

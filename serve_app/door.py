@@ -13,10 +13,10 @@ from uuid import uuid4
 from fastapi import Depends, Request
 
 from raybatch.actors.reads import Overview
-from raybatch.actors.scheduler_port import SchedulerPort
+from raybatch.actors.scheduler_port import SchedulerPort, raise_rejection
 from raybatch.config import Home, Settings
 from raybatch.core.model import DEFAULT_TENANT
-from raybatch.errors import Busy, TooLarge, Unavailable
+from raybatch.errors import Busy, TooLarge
 from raybatch.storage.blobs import BlobStore
 
 BODY_BYTES_MAX = 1 << 20  #: of a JSON body: sixteen pairs of metadata need a hundredth of it
@@ -39,14 +39,9 @@ class Door:
         return DEFAULT_TENANT
 
     async def writable(self) -> Overview:
-        """Raises Unavailable when nothing new can be remembered: said before a client sends gigabytes."""
+        """Raises Unavailable when nothing new is taken in: said before a client sends gigabytes."""
         overview: Overview = await self.scheduler.read("overview")
-        if overview.state == "disk_full":
-            raise Unavailable(
-                "The disk of this server is full, so nothing new is taken in. Try again once there is space.",
-                retry_after_s=DISK_FULL_RETRY_AFTER_S,
-                code="disk_full",
-            )
+        raise_rejection(overview.closed)
         return overview
 
     @contextmanager

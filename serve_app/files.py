@@ -17,6 +17,7 @@ from raybatch.storage.merge import Kind
 from raybatch.wire.openai_objects import Json, file_object, list_object
 from serve_app.door import Door, TheDoor, new_reply_to
 from serve_app.streams import stream
+from serve_app.threads import in_thread
 from serve_app.upload import Upload, received
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -69,7 +70,8 @@ async def get_content(file_id: str, door: TheDoor) -> Response:
     else:
         kind: Kind = "output" if file.part_kind == "output" else "error"
         rows: BatchRows = await door.scheduler.read("rows", door.tenant, file.batch_id)
-        pieces = exports.jsonl(door.home.root, rows.parts, kind)
+        parts = await in_thread(lambda: rows.visible(file.round))
+        pieces = exports.jsonl(door.home.root, parts, kind)
     return await stream(pieces, media_type="application/octet-stream", size_bytes=file.size_bytes)
 
 
@@ -90,6 +92,7 @@ async def kept(door: Door, upload: Upload) -> File:
         size_bytes=upload.size_bytes,
         created_at=time.time(),
         sha256=await upload.keep(),
+        lines=upload.lines,
     )
 
 

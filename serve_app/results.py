@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import uuid4
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from raybatch.actors.reads import BatchRows
-from raybatch.core.model import Tally
+from raybatch.core.model import PartFile, Tally
 from raybatch.errors import BadRequest
 from raybatch.storage import exports
 from raybatch.storage.merge import Kind
@@ -45,15 +45,16 @@ async def get_results(
         message = f"Invalid 'kind': '{kind}' goes with format=jsonl only; {format} has the rows of all kinds."
         raise BadRequest(message, param="kind", code="invalid_value")
     rows: BatchRows = await door.scheduler.read("rows", door.tenant, batch_id)
+    parts = await in_thread(rows.visible)
     whole_bytes = None
     match format:
         case "jsonl":
-            pieces = exports.jsonl(door.home.root, rows.parts, kind or "output", after_index=after)
+            pieces = exports.jsonl(door.home.root, parts, kind or "output", after_index=after)
             whole_bytes = _line_bytes(rows.batch.tally, kind or "output") if after is None else None
         case "csv":
-            pieces = exports.csv(door.home.root, rows.parts, after)
+            pieces = exports.csv(door.home.root, parts, after)
         case "parquet":
-            pieces = await _parquet(door, rows, after)
+            pieces = await _parquet(door, parts, after)
     return await stream(
         pieces,
         media_type=MEDIA_TYPES[format],
@@ -62,13 +63,13 @@ async def get_results(
     )
 
 
-async def _parquet(door: Door, rows: BatchRows, after: int | None) -> Iterator[bytes]:
+async def _parquet(door: Door, parts: Sequence[PartFile], after: int | None) -> Iterator[bytes]:
     """Parquet ends with its table of contents, so the file is made first; it has no name while it is sent."""
     out: Path = door.home.scratch / f"{uuid4().hex}.parquet"
 
     def written() -> Iterator[bytes]:
         out.parent.mkdir(parents=True, exist_ok=True)
-        exports.parquet(door.home.root, rows.parts, out, after)
+        exports.parquet(door.home.root, parts, out, after)
         return vanishing(out)
 
     return await in_thread(written)

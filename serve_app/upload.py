@@ -20,6 +20,7 @@ from raybatch.errors import BadRequest, TooLarge, Unavailable
 from raybatch.storage.blobs import BlobStore, BlobWriter
 from raybatch.wire.jsonl import read_lines
 from serve_app.door import DISK_FULL_RETRY_AFTER_S, Door, new_file_id
+from serve_app.line_count import LineCount
 from serve_app.multipart import MultipartReader, PartBegun, PartBytes, PartEnded, Piece
 from serve_app.threads import in_thread
 
@@ -38,7 +39,7 @@ class Upload:
     fields: dict[str, str]
     filename: str
     size_bytes: int
-    lines: int  #: newlines, and one more for a last line without
+    lines: int  #: that are not blank
     first_line: bytes  #: the first that is not blank; empty when it is too long to be held
     _sink: _Sink
 
@@ -69,7 +70,13 @@ async def received(request: Request, door: Door, fields: tuple[str, ...]) -> Asy
             reader.finish()
             await in_thread(sink.finish)
             upload = Upload(
-                file_id, form.fields, form.filename(), sink.size_bytes, sink.lines, sink.first_line, sink
+                file_id,
+                form.fields,
+                form.filename(),
+                sink.size_bytes,
+                sink.lines,
+                sink.first_line,
+                sink,
             )
             yield upload
     except BaseException:
@@ -190,11 +197,14 @@ class _Sink:
         self._pending: list[bytes] = []
         self._head: bytearray | None = bytearray()  #: the file's begin, until its first line is judged
         self._committed = False
-        self._last_byte = b""
         self.pending_bytes = 0
         self.size_bytes = 0
-        self.lines = 0
+        self._count = LineCount()
         self.first_line = b""
+
+    @property
+    def lines(self) -> int:
+        return self._count.lines
 
     def add(self, block: bytes) -> None:
         self.size_bytes += len(block)
@@ -214,15 +224,13 @@ class _Sink:
         if self._head is not None:
             self._read_head(self._head, block)
         self._writer.write(block)
-        self.lines += block.count(b"\n")
-        self._last_byte = block[-1:]
+        self._count.feed(block)
 
     def finish(self) -> None:
         """After the last block: nothing is pending and the first line is judged. Raises BadRequest."""
         self.write_pending()
         if self._head is not None:
             self._judge(bytes(self._head))
-        self.lines += self._last_byte not in (b"", b"\n")
 
     def commit(self) -> str:
         assert self._writer is not None

@@ -56,11 +56,11 @@ class Connection:
         """The JSON answered. Raises Unreachable, Unavailable or the ClientError the server names."""
         return self._json("GET", path, self.api_key, query)
 
-    def post(self, path: str) -> Any:
-        """As ``get``."""
-        return self._json("POST", path, self.api_key, {})
+    def post(self, path: str, content: Json | None = None) -> Any:
+        """As ``get``; ``content`` goes along as JSON."""
+        return self._json("POST", path, self.api_key, {}, content)
 
-    def admin(self, method: str, path: str) -> Any:
+    def admin(self, method: str, path: str, content: Json | None = None) -> Any:
         """As ``get``, with the token that only the owner of the home can read."""
         token_path = self.home.run / "admin_token"
         try:
@@ -70,7 +70,7 @@ class Connection:
                 f"cannot read {token_path} ({error.strerror}): run this on the machine and as the user"
                 " that ran `raybatch up`, with the same --home"
             ) from None
-        return self._json(method, path, token, {})
+        return self._json(method, path, token, {}, content)
 
     @contextmanager
     def download(self, path: str, **query: Any) -> Iterator[Iterator[bytes]]:
@@ -100,9 +100,11 @@ class Connection:
             except openai.APIConnectionError as error:
                 raise self._unreachable(error.__cause__ or error) from None
 
-    def _json(self, method: str, path: str, bearer: str | None, query: Json) -> Any:
+    def _json(
+        self, method: str, path: str, bearer: str | None, query: Json, content: Json | None = None
+    ) -> Any:
         with self._explained():
-            answer = self._http.request(method, path, params=query, headers=_bearer(bearer))
+            answer = self._http.request(method, path, params=query, headers=_bearer(bearer), json=content)
         if answer.status_code >= 400:
             raise self._refusal(answer.status_code, answer.content)
         try:

@@ -1,4 +1,4 @@
-"""`raybatch logs`: which log files there are, and the ends of those one asks for."""
+"""`raybatch logs`: which log files there are, the ends of those one asks for, or what happened to a batch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from raybatch.cli.show import instant, print_json, size, stdout, table
 from raybatch.config import Home
 from raybatch.errors import OperatorError
 
+BATCH_PREFIX = "batch_"
 SUFFIXES = (".log", ".out", ".err")
 #: What WHICH may say beside a part of a name, and the processes it stands for.
 ROLES = {
@@ -37,7 +38,9 @@ def logs(
     ctx: typer.Context,
     which: Annotated[
         str | None,
-        typer.Argument(help=f"{', '.join(ROLES)}, or a part of a file's name; without it: a list."),
+        typer.Argument(
+            help=f"A batch's id; {', '.join(ROLES)}, or a part of a file's name; without it: a list of files."
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     lines: Annotated[
@@ -45,7 +48,12 @@ def logs(
     ] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="The list, as JSON.")] = False,
 ) -> None:
-    """List the log files of this home and of its Ray session, or print the ends of some."""
+    """Say what happened to a batch; or list the log files of this home and of its Ray session, or print the
+    ends of some.
+    """
+    if which is not None and which.startswith(BATCH_PREFIX):
+        _print_batch_log(Connection.of(ctx), which, as_json)
+        return
     home = Connection.of(ctx).home
     found = sorted(log_files(home), key=lambda file: file.name)
     if which is not None:
@@ -65,6 +73,15 @@ def logs(
         *(str(file.path) for file in found),
     ]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def _print_batch_log(connection: Connection, batch_id: str, as_json: bool) -> None:
+    told = connection.get(f"/v1/batches/{batch_id}/logs")
+    if as_json:
+        print_json(told)
+        return
+    rows = [(instant(entry["at"]), entry["kind"], entry["message"]) for entry in told["data"]]
+    stdout().print(table(("at", "what", ""), rows))
 
 
 def log_files(home: Home) -> Iterator[LogFile]:

@@ -14,14 +14,20 @@ import typer
 from typer.core import TyperGroup
 
 from raybatch.cli import (
+    backup,
     batches,
     cancel,
     demo,
     demo_data,
+    doctor,
     down,
+    failed,
     logs,
     models,
+    pause,
+    rebuild,
     results,
+    retry,
     sql,
     status,
     submit,
@@ -96,11 +102,19 @@ def _assembled() -> typer.Typer:
     app.command("submit")(submit.submit)
     app.command("watch")(watch.watch)
     app.command("results")(results.results)
+    app.command("failed")(failed.failed)
+    app.command("retry")(retry.retry)
+    app.command("pause")(pause.pause)
+    app.command("resume")(pause.resume)
     app.command("cancel")(cancel.cancel)
     app.command("batches")(batches.batches)
     app.command("models")(models.models)
     app.command("sql")(sql.sql)
     app.command("logs")(logs.logs)
+    app.command("doctor")(doctor.doctor)
+    app.command("backup")(backup.backup)
+    app.command("restore")(backup.restore)
+    app.command("rebuild")(rebuild.rebuild)
     app.command("demo-data")(demo_data.demo_data)
     app.command("demo")(demo.demo)
     return app

@@ -1,4 +1,4 @@
-"""`raybatch models`: which models a request may name."""
+"""`raybatch models`: which models a request may name, and how each is doing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
-from raybatch.cli.show import print_json
+from raybatch.cli.connection import Connection, Json
+from raybatch.cli.show import one_line, print_json, stdout, table
+
+ERROR_SHOWN_MAX = 200
 
 
 def models(
@@ -19,5 +21,17 @@ def models(
     if as_json:
         print_json(served)
         return
-    for model in served["data"]:
-        typer.echo(model["id"])
+    columns = ("model", "state", "rows waiting", "rows/s", "tokens/s", "error")
+    stdout().print(table(columns, [_row(model) for model in served["data"]]))
+
+
+def _row(model: Json) -> tuple[object, ...]:
+    state = model.get("raybatch") or {}
+    return (
+        model["id"],
+        state.get("state"),
+        state.get("queued_rows"),
+        state.get("rows_per_s"),
+        state.get("tokens_per_s"),
+        one_line(state.get("error") or "", ERROR_SHOWN_MAX),
+    )

@@ -17,7 +17,8 @@ from raybatch.errors import Corrupt, NotFound, OperatorError
 
 if TYPE_CHECKING:
     from raybatch.actors.reads import BatchRows
-    from raybatch.storage.manifest import Manifest
+    from raybatch.core.model import LogEntry
+    from raybatch.storage.manifest import BatchFiles, Manifest
 
 SHOWN_ROWS_MAX = 1_000
 READABLE_MAX = 10_000  #: columns of text, beyond which nobody measures
@@ -39,7 +40,7 @@ def sql(
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
 ) -> None:
-    """Ask SQL (DuckDB's) over the views batches, results, requests and failed; while batches run, too."""
+    """Ask SQL (DuckDB's) over batches, results, requests, failed and log; while batches run, too."""
     answer = ask(Connection.of(ctx), statement, batch)
     if as_json:
         print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
@@ -89,14 +90,22 @@ def _ask_once(connection: Connection, statement: str, batch_id: str | None) -> A
 def _manifest(connection: Connection, batch_id: str | None) -> Manifest:
     """From the scheduler while it runs, since nobody else can open its ledger then; else from the ledger."""
     from raybatch.actors.cluster_facts import running
-    from raybatch.storage.manifest import BatchFiles, Manifest
+    from raybatch.storage.manifest import Manifest
 
-    known = _told_rows(connection) if running(connection.home) else _remembered_rows(connection)
+    known, log = _told(connection) if running(connection.home) else _remembered(connection)
     if batch_id is not None:
         known = tuple(rows for rows in known if rows.batch.batch_id == batch_id)
+        log = tuple(entry for entry in log if entry.batch_id == batch_id)
         if not known:
             raise OperatorError(f"there is no batch {batch_id} at {connection.home.root}")
-    return Manifest(tuple(BatchFiles(rows.batch, _upload(connection, rows), rows.parts) for rows in known))
+    return Manifest(tuple(_files(connection, rows) for rows in known), log)
+
+
+def _files(connection: Connection, rows: BatchRows) -> BatchFiles:
+    from raybatch.storage.manifest import BatchFiles
+
+    earlier = rows.parts if rows.redrives else ()
+    return BatchFiles(rows.batch, _upload(connection, rows), rows.visible(), earlier)
 
 
 def _upload(connection: Connection, rows: BatchRows) -> Path | None:
@@ -109,26 +118,26 @@ def _upload(connection: Connection, rows: BatchRows) -> Path | None:
     return path if path.is_file() else None
 
 
-def _told_rows(connection: Connection) -> tuple[BatchRows, ...]:
+def _told(connection: Connection) -> tuple[tuple[BatchRows, ...], tuple[LogEntry, ...]]:
     import msgspec
 
     from raybatch.actors.reads import BatchRows
+    from raybatch.core.model import LogEntry
 
-    return msgspec.convert(connection.admin("GET", "/admin/manifest"), tuple[BatchRows, ...])
+    log = msgspec.convert(connection.admin("GET", "/admin/log"), tuple[LogEntry, ...])
+    return msgspec.convert(connection.admin("GET", "/admin/manifest"), tuple[BatchRows, ...]), log
 
 
-def _remembered_rows(connection: Connection) -> tuple[BatchRows, ...]:
-    from raybatch.actors.reads import BatchRows
+def _remembered(connection: Connection) -> tuple[tuple[BatchRows, ...], tuple[LogEntry, ...]]:
+    from raybatch.actors import reads
     from raybatch.ledger.durable import DurableMemory
 
     if not connection.home.ledger.is_dir():
         raise OperatorError(f"no raybatch at {connection.home.root}: start one with `raybatch up`")
     memory = DurableMemory(connection.home.ledger)
     try:
-        state = memory.load()
+        known = reads.Remembered()
+        known.take(memory.load().images())
     finally:
         memory.close()
-    return tuple(
-        BatchRows(batch, tuple(state.parts.get(batch_id, {}).values()))
-        for batch_id, batch in state.batches.items()
-    )
+    return reads.manifest(known, None), reads.whole_log(known)

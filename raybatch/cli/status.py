@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raybatch.cli.connection import Connection, Json
-from raybatch.cli.show import duration, one_line, print_json, size, stdout, table
+from raybatch.cli.show import duration, one_line, print_json, printable, size, stdout, table
 from raybatch.cli.up import dashboard
 from raybatch.errors import RaybatchError
 
@@ -31,6 +31,7 @@ class Sighting:
 
     cluster: ClusterFacts | None
     overview: Json | None  #: None while the scheduler does not answer
+    health: Json | None  #: as ``/health`` shows it
     reason: str  #: why it does not
     processes: Sequence[ProcessFacts]
 
@@ -65,13 +66,14 @@ def sight(connection: Connection) -> Sighting:
     from raybatch.actors.cluster_facts import processes, running
 
     facts = running(connection.home)
-    overview, reason = None, ""
+    seen: Json = {}
+    reason = ""
     if facts is not None:
         try:
-            overview = connection.admin("GET", "/admin/overview")["overview"]
+            seen = connection.admin("GET", "/admin/overview")
         except RaybatchError as error:
             reason = error.message
-    return Sighting(facts, overview, reason, processes(connection.home))
+    return Sighting(facts, seen.get("overview"), seen.get("health"), reason, processes(connection.home))
 
 
 def as_plain(seen: Sighting) -> Json:
@@ -79,6 +81,7 @@ def as_plain(seen: Sighting) -> Json:
         "phase": seen.phase,
         "cluster": asdict(seen.cluster) if seen.cluster else None,
         "overview": seen.overview,
+        "health": seen.health,
         "processes": [asdict(process) for process in seen.processes],
     }
 
@@ -87,8 +90,9 @@ def screen(seen: Sighting) -> RenderableType:
     blocks: list[RenderableType] = [Text(_headline(seen), style="bold")]
     if seen.cluster is not None:
         blocks += [Text(line) for line in _cluster_lines(seen.cluster, seen.reason)]
-    if seen.overview is not None:
-        blocks += ["", _engines(seen.overview), "", *_batches(seen.overview)]
+    if seen.health is not None:
+        blocks += [Text(line) for line in _health_lines(seen.health)]
+        blocks += ["", *_tables(seen.health), "", *_batches(seen.health["queue"])]
     if seen.processes:
         blocks += ["", _processes(seen.processes)]
     return Group(*blocks)
@@ -123,7 +127,36 @@ def _cluster_lines(cluster: ClusterFacts, reason: str) -> list[str]:
     ]
 
 
-def _engines(overview: Json) -> RenderableType:
+def _health_lines(health: Json) -> list[str]:
+    """The verdict, and what is out of the ordinary."""
+    quiet = {"pause": "no row is started", "gentle": "engines keep to a small window"}
+    free_bytes = health["disk_free_bytes"]
+    return [
+        f"health     {health['status']}",
+        *(f"           {printable(reason)}" for reason in health["reasons"]),
+        *(["paused     everything; `raybatch resume` goes on"] if health["paused"] else []),
+        *([f"quiet      {quiet[health['quiet']]} in these hours"] if health["quiet"] else []),
+        *([f"disk free  {size(free_bytes)}"] if free_bytes is not None else []),
+    ]
+
+
+def _tables(health: Json) -> Iterator[RenderableType]:
+    yield _engines(health["engines"])
+    gpus = [_gpu_row(engine, gpu) for engine in health["engines"] for gpu in engine["gpus"]]
+    if gpus:
+        yield ""
+        yield table(
+            ("gpu", "engine", "ours", "others", "total", "°C", "power", "use", "verdict"), gpus, title="GPUs"
+        )
+    yield ""
+    yield table(
+        ("model", "state", "rows waiting", "rows/s", "tokens/s", "error"),
+        [_model_row(model) for model in health["models"]],
+        title="models",
+    )
+
+
+def _engines(engines: Sequence[Json]) -> RenderableType:
     columns = (
         "engine",
         "models",
@@ -134,31 +167,61 @@ def _engines(overview: Json) -> RenderableType:
         "rows held",
         "rows/s",
         "tokens/s",
+        "batches",
         "error",
     )
-    return table(columns, [_engine_row(engine) for engine in overview["engines"]], title="engines")
+    return table(columns, [_engine_row(engine) for engine in engines], title="engines")
 
 
 def _engine_row(engine: Json) -> tuple[object, ...]:
     return (
-        engine["engine_id"],
+        engine["id"],
         ", ".join(engine["models"]),
-        "lost" if engine["lost"] else engine["phase"],
-        f"{engine['silent_s']:.0f} s ago",
+        engine["phase"],
+        f"{engine['heartbeat_age_s']:.0f} s ago",
         engine["running"],
         engine["window"],
         engine["held_rows"],
         round(engine["rows_per_s"], 1),
         round(engine["tokens_per_s"]),
+        " ".join(engine["batches"]),
         one_line(engine["error"] or "", COMMAND_SHOWN_MAX),
     )
 
 
-def _batches(overview: Json) -> list[RenderableType]:
-    counted = ", ".join(f"{count:,} {name}" for name, count in overview["batches"].items() if count)
+def _gpu_row(engine: Json, gpu: Json) -> tuple[object, ...]:
+    own_bytes = gpu["memory_used_bytes"] - gpu["memory_others_bytes"]
+    share = engine["verdict"]["window_share"]
+    verdict = gpu["lost"] or engine["verdict"]["fitness"]
+    return (
+        f"{gpu['index']} {gpu['name']}".strip(),
+        engine["id"],
+        size(own_bytes),
+        size(gpu["memory_others_bytes"]),
+        size(gpu["memory_total_bytes"]),
+        gpu["temperature_c"],
+        f"{gpu['power_w']:.0f} of {gpu['power_limit_w']:.0f} W",
+        f"{gpu['utilization']:.0%}",
+        verdict if share in (0.0, 1.0) else f"{verdict}, {share:.0%} of the window",
+    )
+
+
+def _model_row(model: Json) -> tuple[object, ...]:
+    return (
+        model["id"],
+        model["state"],
+        model["queued_rows"],
+        model["rows_per_s"],
+        model["tokens_per_s"],
+        one_line(model["error"] or "", COMMAND_SHOWN_MAX),
+    )
+
+
+def _batches(queue: Json) -> list[RenderableType]:
+    counted = ", ".join(f"{count:,} {name}" for name, count in queue["batches"].items() if count)
     return [
         Text("batches", style="bold"),
-        Text(f"{counted or 'none yet'}; {overview['queued_rows']:,} rows to go"),
+        Text(f"{counted or 'none yet'}; {queue['rows']:,} rows to go"),
     ]
 
 

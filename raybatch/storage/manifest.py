@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from raybatch.core.model import Batch, PartFile
+from raybatch.core.model import Batch, LogEntry, PartFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,11 @@ class BatchFiles:
 
     batch: Batch
     blob: Path | None  #: the uploaded JSONL, absolute or relative to the home; None once it is gone
-    parts: tuple[PartFile, ...]
+    parts: tuple[PartFile, ...]  #: as readers of its newest round see them
+    earlier: tuple[PartFile, ...] = ()  #: of all rounds with nothing hidden, when there was more than one
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     batches: tuple[BatchFiles, ...]
+    log: tuple[LogEntry, ...] = ()

@@ -139,13 +139,14 @@ class _Rows:
             columns=self._needed(),
             use_threads=False,
         )
+        masked = pa.array(self.part.masked, pa.int64())
         last = -1
         while (batch := self._next(batches)) is not None:
             indices = _indices(batch)
             if indices[0] <= last or np.any(np.diff(indices) <= 0):
                 raise Corrupt(f"{self.part.path} is not sorted by index, as every result file is.")
             last = indices[-1]
-            if (wanted := self._filter(batch)).num_rows:
+            if (wanted := self._filter(batch, masked)).num_rows:
                 yield wanted
 
     def _row_groups(self, footer: pq.FileMetaData) -> list[int]:
@@ -172,12 +173,12 @@ class _Rows:
         with _corrupt_names(self.part):
             return next(batches, None)
 
-    def _filter(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _filter(self, batch: pa.RecordBatch, masked: pa.Array) -> pa.RecordBatch:
         keep = []
         if self.after_index is not None:
             keep.append(pc.greater(batch["index"], self.after_index))
         if self.part.masked:
-            keep.append(pc.invert(pc.is_in(batch["position"], pa.array(self.part.masked, pa.int64()))))
+            keep.append(pc.invert(pc.is_in(batch["position"], masked)))
         if self.kind != "all":
             completed = pc.fill_null(pc.less(batch["status_code"], 400), False)
             keep.append(completed if self.kind == "output" else pc.invert(completed))

@@ -1,4 +1,4 @@
-"""SQL over everything batches leave behind: the views ``batches``, ``results``, ``requests`` and ``failed``.
+"""SQL over everything batches leave behind: ``batches``, ``results``, ``requests``, ``failed`` and ``log``.
 
 Refuses to write: only statements that read are run. It is no sandbox: whoever may ask here may read any file
 this process may read, so it is for the operator at the machine. The views read exactly the files the manifest
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ LINE_BYTES_MAX = 64 << 20  #: of an uploaded line; a longer one makes ``requests
 
 
 def open_sql(home: Path, manifest: Manifest) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the four views. Raises Corrupt naming the first file that is missing.
+    """An in-memory DuckDB with these views. Raises Corrupt naming the first file that is missing.
 
     While a batch runs, compaction may remove files later on: a query then fails, and a fresh manifest helps.
     Sizes are checked, checksums are not: that would read every byte before the first answer.
@@ -47,9 +47,11 @@ def open_sql(home: Path, manifest: Manifest) -> duckdb.DuckDBPyConnection:
     con.execute("SET TimeZone = 'UTC'")
     con.execute("CREATE SCHEMA manifest")
     _create_table(con, "batches", _batches(manifest))
-    _create_table(con, "manifest.masked", _masked(manifest))
+    _create_table(con, "log", _log(manifest))
     _create_table(con, "manifest.no_results", SCHEMA.empty_table())
-    con.execute(f"CREATE VIEW results AS {_results_sql(home, manifest)}")
+    _create_results(con, home, "results", (part for files in manifest.batches for part in files.parts))
+    earlier = (part for files in manifest.batches for part in files.earlier)
+    _create_results(con, home, "manifest.earlier", earlier)
     con.execute(f"CREATE VIEW requests AS {_requests_sql(home, manifest)}")
     con.execute(f"CREATE VIEW failed AS {_FAILED_SQL}")
     return con
@@ -101,6 +103,8 @@ _BATCHES = pa.schema(
         "endpoint": _TEXT,
         "model": _TEXT,
         "priority": _COUNT,
+        "round": _COUNT,
+        "paused": pa.bool_(),
         "input_file_id": _TEXT,
         "output_file_id": _TEXT,
         "error_file_id": _TEXT,
@@ -147,6 +151,7 @@ def _batch_row(batch: Batch) -> dict[str, Any]:
         "completion_tokens": tally.usage.completion_tokens,
         "cached_tokens": tally.usage.cached_tokens,
         "expires_at": batch.created_at + batch.completion_window_s,
+        "paused": batch.active and batch.paused_at is not None,
         "errors": json.dumps([asdict(error) for error in batch.errors]) if batch.errors else None,
         "metadata": None if batch.metadata is None else json.dumps(batch.metadata),
     }
@@ -155,31 +160,45 @@ def _batch_row(batch: Batch) -> dict[str, Any]:
     return row | {name: round(row[name] * 1_000_000) for name in instants}
 
 
-def _masked(manifest: Manifest) -> pa.Table:
-    pairs = [(part.path, position) for part in _parts(manifest) for position in part.masked]
-    paths, positions = zip(*pairs, strict=True) if pairs else ((), ())
-    return pa.table({"path": pa.array(paths, _TEXT), "position": pa.array(positions, _COUNT)})
+_LOG = pa.schema(
+    {
+        "logged_at": INSTANT,
+        "kind": _TEXT,
+        "message": _TEXT,
+        "batch_id": _TEXT,
+        "engine_id": _TEXT,
+        "entry_id": _COUNT,
+    }
+)
 
 
-def _results_sql(home: Path, manifest: Manifest) -> str:
-    """The directory tells the batch, so that a condition on ``batch_id`` leaves other files unopened."""
+def _log(manifest: Manifest) -> pa.Table:
+    rows = [asdict(entry) | {"logged_at": round(entry.at * 1_000_000)} for entry in manifest.log]
+    return pa.Table.from_pylist(rows, schema=_LOG)
+
+
+def _create_results(con: duckdb.DuckDBPyConnection, home: Path, view: str, parts: Iterable[PartFile]) -> None:
+    """A view over the rows of ``parts`` that count. Files that hide the same positions share one branch.
+
+    The directory tells the batch, so that a condition on ``batch_id`` leaves other files unopened.
+    """
+    paths_by_mask: dict[tuple[int, ...], list[Path]] = {}
+    for part in parts:
+        paths_by_mask.setdefault(part.masked, []).append(existing_part(home, part))
     columns = ", ".join(f'"{name}"' for name in SCHEMA.names)
     branches = [f"SELECT NULL::VARCHAR AS batch_id, {columns} FROM manifest.no_results"]
-    for masked, condition in ((False, "true"), (True, _NOT_MASKED)):
-        paths = [existing_part(home, part) for part in _parts(manifest) if bool(part.masked) == masked]
-        if paths:
-            branches.append(
-                f"SELECT regexp_extract(filename, 'batch_id=([^/]+)/[^/]+$', 1) AS batch_id, {columns}"
-                f" FROM read_parquet([{', '.join(map(_literal_path, paths))}], filename = true,"
-                f" hive_partitioning = false) AS part WHERE {condition}"
-            )
-    return " UNION ALL ".join(branches)
-
-
-_NOT_MASKED = """NOT EXISTS (
-    FROM manifest.masked
-    WHERE masked.path = regexp_extract(part.filename, 'results/[^/]+/[^/]+$')
-        AND masked.position = part.position)"""
+    for number, (mask, paths) in enumerate(paths_by_mask.items()):
+        condition = "true"
+        if mask:
+            hidden = f"manifest.hidden_from_{view.removeprefix('manifest.')}_{number}"
+            _create_table(con, hidden, pa.table({"position": pa.array(mask, _COUNT)}))
+            condition = f"NOT EXISTS (FROM {hidden} AS hidden WHERE hidden.position = part.position)"
+        branches.append(
+            f"SELECT regexp_extract(filename, 'batch_id=([^/]+)/[^/]+$', 1) AS batch_id, {columns}"
+            f" FROM read_parquet([{', '.join(map(_literal_path, paths))}], filename = true,"
+            f" hive_partitioning = false) AS part WHERE {condition}"
+        )
+    con.execute(f"CREATE VIEW {view} AS {' UNION ALL '.join(branches)}")
 
 
 def _requests_sql(home: Path, manifest: Manifest) -> str:
@@ -213,15 +232,21 @@ def _line_behind_mark(path: Path) -> str | None:
         return file.readline().decode(errors="replace") if marked else None
 
 
+#: as storage.dead_letters tells them; ``manifest.earlier`` has rows of batches that were retried only
 _FAILED_SQL = """
     SELECT batch_id, index, custom_id, status_code,
-        coalesce(TRY(line ->> '$.response.body.error.type'), error_code) AS error_type,
-        error_code, error_message, attempt AS attempts, engine_id, started_at, finished_at
-    FROM results WHERE status_code IS NULL OR status_code >= 400"""
-
-
-def _parts(manifest: Manifest) -> list[PartFile]:
-    return [part for files in manifest.batches for part in files.parts]
+        coalesce(
+            CASE WHEN status_code IS NOT NULL THEN TRY(line ->> '$.response.body.error.type') END,
+            error_code,
+            coalesce('http_' || status_code, 'unknown')
+        ) AS error_type,
+        error_code, error_message, attempt AS attempts, engine_id,
+        least(results.started_at, earliest.started_at) AS first_at, finished_at AS last_at
+    FROM results LEFT JOIN (
+        SELECT batch_id, index, min(started_at) AS started_at FROM manifest.earlier
+        WHERE status_code IS NULL OR status_code >= 400 GROUP BY ALL
+    ) AS earliest USING (batch_id, index)
+    WHERE status_code IS NULL OR status_code >= 400"""
 
 
 def _literal_path(path: Path) -> str:

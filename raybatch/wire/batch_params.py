@@ -1,4 +1,4 @@
-"""The JSON body of ``POST /v1/batches``, checked into one frozen object.
+"""The JSON bodies of ``POST /v1/batches`` and of its ``/retry``, each checked into one frozen object.
 
 Every refusal is OpenAI's 400: message, code and param. An input file that does not exist is not refused here:
 such a batch is created and then fails.
@@ -27,6 +27,7 @@ OUTPUT_EXPIRY_MAX_S = 2_592_000
 
 REQUIRED = ("input_file_id", "endpoint", "completion_window")
 OPTIONAL = ("metadata", "output_expires_after", "priority")
+RETRY_FIELDS = ("error_types", "custom_ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,7 @@ class BatchParams:
 
 def parse_batch_params(body: bytes, *, windows_s: Mapping[str, float] = COMPLETION_WINDOWS) -> BatchParams:
     """``windows_s``: the completion windows on offer. Raises BadRequest naming the first fault."""
-    fields = _object(body)
-    for name in fields:
-        if name not in REQUIRED + OPTIONAL:
-            _refuse("unknown_parameter", f"Unknown parameter: '{quoted(name)}'.", quoted(name))
+    fields = _object(body, REQUIRED + OPTIONAL)
     for name in REQUIRED:
         if fields.get(name) is None:
             _refuse("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
@@ -61,7 +59,21 @@ def parse_batch_params(body: bytes, *, windows_s: Mapping[str, float] = COMPLETI
     )
 
 
-def _object(body: bytes) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RetryParams:
+    """Which failed requests run again: those that match what is given, all of them when nothing is."""
+
+    error_types: tuple[str, ...] | None = None
+    custom_ids: tuple[str, ...] | None = None
+
+
+def parse_retry_params(body: bytes) -> RetryParams:
+    """An empty body asks for all. Raises BadRequest naming the first fault."""
+    fields = _object(body, RETRY_FIELDS) if body.strip() else {}
+    return RetryParams(*(_texts(name, fields.get(name)) for name in RETRY_FIELDS))
+
+
+def _object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -69,7 +81,22 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         message = f"The body of your request must be a JSON object, but it is {_kind(decoded)}."
         raise BadRequest(message, code="invalid_type")
+    for name in decoded:
+        if name not in known:
+            message = f"Unknown parameter: '{quoted(name)}'. Known are: {', '.join(known)}."
+            _refuse("unknown_parameter", message, quoted(name))
     return decoded
+
+
+def _texts(param: str, found: object) -> tuple[str, ...] | None:
+    if found is None:
+        return None
+    if not isinstance(found, list):
+        _refuse_type(param, "an array of strings", found)
+    if not found:
+        message = f"Invalid '{param}': the array is empty. Leave it out to retry every failed request."
+        _refuse("empty_array", message, param)
+    return tuple(dict.fromkeys(_text(f"{param}[{place}]", name) for place, name in enumerate(found)))
 
 
 def _text(param: str, found: object) -> str:

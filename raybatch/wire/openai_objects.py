@@ -62,17 +62,21 @@ def batch_object(batch: Batch, raybatch_extra: Json | None = None) -> Json:
     return shown
 
 
-def model_object(model_id: str, created_at: float) -> Json:
-    return {"id": model_id, "object": "model", "created": int(created_at), "owned_by": "raybatch"}
+def model_object(model_id: str, created_at: float, raybatch_extra: Json | None = None) -> Json:
+    """``raybatch_extra``: our own fields, under the one extra key ``raybatch``."""
+    shown: Json = {"id": model_id, "object": "model", "created": int(created_at), "owned_by": "raybatch"}
+    if raybatch_extra is not None:
+        shown["raybatch"] = raybatch_extra
+    return shown
 
 
-def list_object(shown: Sequence[Mapping[str, object]], *, has_more: bool = False) -> Json:
-    """One page of objects that carry an ``id`` each."""
+def list_object(shown: Sequence[Mapping[str, object]], *, has_more: bool = False, cursor: str = "id") -> Json:
+    """One page. ``cursor``: the field of each object that a next page is asked for after."""
     return {
         "object": "list",
         "data": list(shown),
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
+        "first_id": shown[0][cursor] if shown else None,
+        "last_id": shown[-1][cursor] if shown else None,
         "has_more": has_more,
     }
 

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import msgspec
+
+from raybatch.actors.reads import Overview
+from serve_app.health import health
+
 ADMIN_TOKEN = "the-admin-token"
 
 
@@ -97,7 +102,14 @@ def batch_json(status: str = "completed", **changes: Any) -> dict[str, Any]:
         "request_counts": {"total": 4, "completed": 3, "failed": 1},
         "usage": {"output_tokens": 12_345},
         "metadata": None,
-        "raybatch": {"rows_per_s": 2.0, "tokens_per_s": 250.0, "eta_s": 61.0},
+        "raybatch": {
+            "round": 1,
+            "paused": False,
+            "rows_per_s": 2.0,
+            "tokens_per_s": 250.0,
+            "eta": {"p50_s": 61.0, "p90_s": 75.4, "p50_at": 1_061, "p90_at": 1_075},
+            "eta_s": 61.0,
+        },
     }
     return batch | changes
 
@@ -118,12 +130,58 @@ def engine_json(**changes: Any) -> dict[str, Any]:
         "rows_per_s": 12.5,
         "tokens_per_s": 980.0,
         "error": None,
+        "slot": False,
+        "batches": ["batch_1"],
+        "kv_cache_usage": 0.5,
+        "gpus": [],
+        "verdict": {"fitness": "fit", "window_share": 1.0, "reasons": [], "pasts": []},
     }
     return engine | changes
 
 
-def overview_json(*engines: dict[str, Any]) -> dict[str, Any]:
-    overview = {
+def gpu_json(**changes: Any) -> dict[str, Any]:
+    """A reading of a GPU."""
+    gpu: dict[str, Any] = {
+        "index": 0,
+        "uuid": "GPU-1",
+        "name": "RTX 4080",
+        "memory_total_bytes": 16 << 30,
+        "memory_used_bytes": 14 << 30,
+        "memory_others_bytes": 1 << 30,
+        "temperature_c": 82,
+        "power_w": 250.0,
+        "power_limit_w": 320.0,
+        "utilization": 0.97,
+        "throttle_reasons": [],
+        "ecc_uncorrected": 0,
+        "lost": None,
+    }
+    return gpu | changes
+
+
+def model_json(**changes: Any) -> dict[str, Any]:
+    """A model as the overview shows it."""
+    rate = {
+        "model": "org/small",
+        "tokens_per_s": 950.0,
+        "deviation": 0.1,
+        "rows_per_s": 12.0,
+        "measured_at": 1_000.0,
+    }
+    model: dict[str, Any] = {
+        "model": "org/small",
+        "state": "ready",
+        "engines": ["org-small-0"],
+        "queued_rows": 1_500,
+        "rate": rate,
+        "error": None,
+    }
+    return model | changes
+
+
+def overview_json(*engines: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """What /admin/overview answers, with the verdict the server itself would give."""
+    overview: dict[str, Any] = {
         "version": "1",
         "pid": 76,
         "state": "serving",
@@ -132,5 +190,10 @@ def overview_json(*engines: dict[str, Any]) -> dict[str, Any]:
         "engines": list(engines),
         "batches": {"in_progress": 1, "completed": 2},
         "queued_rows": 1_500,
+        "closed": None,
+        "quiet": None,
+        "disk_free_bytes": 3 << 30,
+        "models": [model_json()],
     }
-    return {"overview": overview, "settings": {}}
+    overview |= changes
+    return {"overview": overview, "health": health(msgspec.convert(overview, Overview)), "settings": {}}

@@ -22,7 +22,7 @@ def test_watching_prints_plain_lines_into_a_pipe(raybatch: Run, server: FakeServ
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "batch_1 validating 4/4 rows",
-        "batch_1 in_progress 4/4 rows · 2.0 rows/s · 250 tokens/s · 1 min 01 s left",
+        "batch_1 in_progress 4/4 rows · 2.0 rows/s · 250 tokens/s · 1 min 01 s left (at most 1 min 15 s)",
         "batch_1 completed 4/4 rows",
         "completed: 3 of 4 rows, 1 failed, 12,345 tokens generated in 23 s",
     ]
@@ -118,6 +118,78 @@ def test_cancel_says_how_the_batch_stands(raybatch: Run, server: FakeServer) -> 
     assert raybatch("cancel", "batch_1").stdout == "batch_1 cancelling\n"
     second = raybatch("cancel", "batch_1")
     assert (second.exit_code, second.stderr) == (1, f"raybatch: {refusal['error']['message']}\n")
+
+
+LETTERS = [
+    {
+        "index": index,
+        "custom_id": f"r{index}",
+        "error_type": kind,
+        "error_code": "nope",
+        "error_message": "why\nnot",
+        "status_code": 400,
+        "attempts": 1,
+        "first_at": 1_000.0,
+        "last_at": 1_002.5,
+    }
+    for index, kind in ((1, "bad_prompt"), (4, "engine_crash"), (7, "engine_crash"))
+]
+
+
+def test_failed_requests_are_counted_by_type_and_shown(raybatch: Run, server: FakeServer) -> None:
+    lines = b"".join(json.dumps(letter).encode() + b"\n" for letter in LETTERS)
+    server.answer("GET", f"{BATCH}/failed?format=jsonl", lines, lines, b"")
+    server.answer("GET", f"{BATCH}/failed?format=jsonl&error_type=a&error_type=b", b"")
+    shown = raybatch("failed", "batch_1", "--limit", "2").stdout
+    counted, rows = shown.split("\n\n")
+    assert [line.split()[:2] for line in counted.splitlines()[1:]] == [
+        ["engine_crash", "2"],
+        ["bad_prompt", "1"],
+    ]
+    assert "r1" in rows
+    assert "why not" in rows
+    assert "r7" not in rows
+    assert "the first 2 of 3" in rows
+    as_json = json.loads(raybatch("failed", "batch_1", "--json").stdout)
+    assert as_json == {"error_types": {"engine_crash": 2, "bad_prompt": 1}, "data": LETTERS}
+    assert raybatch("failed", "batch_1").stdout == "no request failed\n"
+    assert raybatch("failed", "batch_1", "--type", "a", "--type", "b").stdout == "no request failed\n"
+
+
+def test_a_retry_says_how_many_run_again_and_can_be_waited_for(raybatch: Run, server: FakeServer) -> None:
+    server.answer("POST", f"{BATCH}/retry", batch_json("in_progress"))
+    server.answer("GET", BATCH, batch_json("in_progress"), batch_json("completed"))
+    assert raybatch("retry", "batch_1").stdout == "batch_1 in_progress: 0 requests run again\n"
+    done = raybatch("retry", "batch_1", "--type", "a", "--id", "r1", "--id", "r4", "--wait")
+    assert done.exit_code == 0
+    assert "completed: 3 of 4 rows" in done.stderr
+    assert [json.loads(body) for body in server.bodies("POST", f"{BATCH}/retry")] == [
+        {},
+        {"error_types": ["a"], "custom_ids": ["r1", "r4"]},
+    ]
+
+
+def test_one_batch_or_everything_is_paused_and_resumed(raybatch: Run, server: FakeServer) -> None:
+    paused = batch_json("in_progress", raybatch={"paused": True})
+    server.answer("POST", f"{BATCH}/pause", paused)
+    server.answer("POST", f"{BATCH}/resume", batch_json("in_progress"), paused)
+    server.answer("POST", "/admin/pause", {"paused": True})
+    assert raybatch("pause", "batch_1").stdout == "batch_1 paused\n"
+    assert raybatch("resume", "batch_1").stdout == "batch_1 in_progress\n"
+    still = raybatch("resume", "batch_1")
+    assert "everything is paused" in still.stderr
+    assert raybatch("pause").stdout == "everything is paused\n"
+    assert raybatch("resume").stdout == "everything goes on\n"
+    assert [json.loads(body) for body in server.bodies("POST", "/admin/pause")] == [
+        {"on": True},
+        {"on": False},
+    ]
+
+
+def test_a_paused_batch_shows_no_pace(raybatch: Run, server: FakeServer) -> None:
+    paused = batch_json("in_progress", raybatch={"paused": True, "rows_per_s": 0.0, "eta": None})
+    server.answer("GET", BATCH, paused, batch_json("completed"))
+    assert raybatch("watch", "batch_1").stdout.splitlines()[0] == "batch_1 in_progress 4/4 rows · paused"
 
 
 def test_batches_are_listed_with_the_way_to_the_older_ones(raybatch: Run, server: FakeServer) -> None:

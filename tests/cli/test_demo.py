@@ -75,6 +75,7 @@ def answer_all(fake: FakeCluster, answer: Answering, rows: int = ROWS) -> None:
     fake.server.answer("GET", "/v1/files/file-2/content", b"{}\n" * rows)
     manifest = list(msgspec.to_builtins((BatchRows(batch, (part,)),)))
     fake.server.answer("GET", "/admin/manifest", manifest)
+    fake.server.answer("GET", "/admin/log", [])
 
 
 def _row(index: int, text: str) -> ResultRow:

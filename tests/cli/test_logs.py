@@ -9,6 +9,7 @@ from raybatch.actors import cluster_facts
 from raybatch.actors.cluster_facts import ClusterFacts, ProcessFacts
 from raybatch.config import Home
 from tests.cli.conftest import Run
+from tests.cli.fake_server import FakeServer
 
 WORKER = "worker-0a1b-01000000-{pid}.err"
 
@@ -70,3 +71,12 @@ def test_a_name_that_no_file_has_is_refused(raybatch: Run, session: Path) -> Non
     result = raybatch("logs", "nonsense")
     assert result.exit_code == 1
     assert "'nonsense'" in result.stderr
+
+
+def test_a_batch_id_prints_what_happened_to_it(raybatch: Run, server: FakeServer) -> None:
+    entry = {"at": 1_000.0, "kind": "retried", "message": "3 failed requests run again", "engine": None}
+    told = {"object": "list", "data": [entry], "has_more": False}
+    server.answer("GET", "/v1/batches/batch_1/logs", told)
+    (_, row) = raybatch("logs", "batch_1").stdout.splitlines()
+    assert row.split() == ["1970-01-01", "00:16:40Z", "retried", "3", "failed", "requests", "run", "again"]
+    assert json.loads(raybatch("logs", "batch_1", "--json").stdout) == told

@@ -10,7 +10,7 @@ from raybatch.actors.cluster_facts import ClusterFacts
 from raybatch.actors.reads import BatchRows
 from raybatch.config import Home
 from raybatch.core.changes import BatchCreated
-from raybatch.core.model import Batch, PartFile, ResultRow
+from raybatch.core.model import Batch, LogEntry, PartFile, Redrive, ResultRow, RowSpan
 from raybatch.core.state import State
 from raybatch.ledger.durable import DurableMemory
 from raybatch.storage.parts import write_part
@@ -31,6 +31,10 @@ def part(home: Home) -> PartFile:
 
 def manifest_json(*rows: BatchRows) -> object:
     return list(msgspec.to_builtins(rows))
+
+
+def tell_log(server: FakeServer, *entries: LogEntry) -> None:
+    server.answer("GET", "/admin/log", list(msgspec.to_builtins(entries)))
 
 
 def remember(home: Home, *batches: Batch) -> None:
@@ -58,7 +62,9 @@ def test_a_running_home_is_asked_for_its_manifest(
     (home.files / "file-1").write_bytes(
         b'{"custom_id":"first","url":"/v1/completions","body":{"prompt":"p"}}\n'
     )
+    tell_log(server, LogEntry(1, 1_000.0, "created", "by hand", "batch_1"))
     server.answer("GET", "/admin/manifest", manifest_json(BatchRows(BATCH, (part,))))
+    assert raybatch("sql", "SELECT kind FROM log", "--csv").stdout == "kind\ncreated\n"
     joined = "SELECT r.text, q.custom_id FROM results r JOIN requests q USING (batch_id, index)"
     assert raybatch("sql", joined, "--csv").stdout == "text,custom_id\nParis\x1b[2J,first\n"
     shown = raybatch("sql", joined).stdout
@@ -66,9 +72,25 @@ def test_a_running_home_is_asked_for_its_manifest(
     assert "\x1b" not in shown
 
 
+def test_rows_that_a_retry_ran_again_count_once(
+    raybatch: Run, home: Home, server: FakeServer, running: ClusterFacts
+) -> None:
+    tell_log(server)
+    failed = replace(ROW, status_code=400, error_code="nope", started_at=500.0)
+    far = replace(failed, position=4_000, index=1)
+    old = write_part(home.root, "batch_1", "part1", [failed, far])
+    new = replace(write_part(home.root, "batch_1", "part2", [replace(failed, attempt=2), far]), round=2)
+    redrive = Redrive("batch_1", 2, (RowSpan(0, 1 | 1 << 4_000, 1),))
+    rows = BatchRows(replace(BATCH, round=2), (old, new), (redrive,))
+    server.answer("GET", "/admin/manifest", manifest_json(rows))
+    shown = raybatch("sql", "SELECT index, attempts, epoch(first_at) AS at FROM failed ORDER BY ALL", "--csv")
+    assert shown.stdout == "index,attempts,at\n0,2,500.0\n1,1,500.0\n"
+
+
 def test_files_that_compaction_moved_are_found_by_the_next_manifest(
     raybatch: Run, server: FakeServer, running: ClusterFacts, part: PartFile
 ) -> None:
+    tell_log(server)
     moved = replace(part, path=part.path.replace("part1", "part0"))
     old, new = (manifest_json(BatchRows(BATCH, (found,))) for found in (moved, part))
     server.answer("GET", "/admin/manifest", old, new)
@@ -82,6 +104,7 @@ def test_files_that_compaction_moved_are_found_by_the_next_manifest(
 def test_one_batch_can_be_picked(
     raybatch: Run, server: FakeServer, running: ClusterFacts, part: PartFile
 ) -> None:
+    tell_log(server)
     other = BatchRows(replace(BATCH, batch_id="batch_2"), ())
     server.answer("GET", "/admin/manifest", manifest_json(BatchRows(BATCH, (part,)), other))
     counted = raybatch("sql", "SELECT count(*) AS n FROM batches", "--batch", "batch_2", "--csv")

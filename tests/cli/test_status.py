@@ -11,7 +11,7 @@ import pytest
 from raybatch.actors.cluster_facts import CLUSTER_VARIABLE, ClusterFacts, cluster_id
 from raybatch.config import Home
 from tests.cli.conftest import Run
-from tests.cli.fake_server import FakeServer, engine_json, overview_json
+from tests.cli.fake_server import FakeServer, engine_json, gpu_json, overview_json
 
 
 @pytest.fixture
@@ -30,25 +30,55 @@ def test_nothing_running_is_stopped_and_exit_status_3(raybatch: Run) -> None:
     assert (result.exit_code, result.stdout) == (3, "raybatch: stopped\n")
     as_json = raybatch("status", "--json")
     assert as_json.exit_code == 3
-    stopped: dict[str, object] = {"phase": "stopped", "cluster": None, "overview": None, "processes": []}
+    stopped: dict[str, object] = {
+        "phase": "stopped",
+        "cluster": None,
+        "overview": None,
+        "health": None,
+        "processes": [],
+    }
     assert json.loads(as_json.stdout) == stopped
 
 
 def test_one_screen_shows_the_cluster_its_engines_and_its_batches(
     raybatch: Run, server: FakeServer, running: ClusterFacts
 ) -> None:
-    engines = (engine_json(), engine_json(engine_id="org-small-1", lost=True))
+    engines = (engine_json(), engine_json(engine_id="org-small-1", lost=True, batches=[]))
     server.answer("GET", "/admin/overview", overview_json(*engines))
     result = raybatch("status")
     assert result.exit_code == 0
     assert "ready, serving" in result.stdout
     assert running.api_url in result.stdout
     assert "http://127.0.0.1:8265" in result.stdout
-    first, second = (line.split() for line in result.stdout.splitlines() if "org-small-" in line)
+    rows = [line.split() for line in result.stdout.splitlines()]
+    first, second = (row for row in rows if row and row[0].startswith("org-small-"))
     assert first[:4] == ["org-small-0", "org/small", "ready", "0"]
-    assert first[-5:] == ["31", "64", "128", "12.5", "980"]
+    assert first[-6:] == ["31", "64", "128", "12.5", "980", "batch_1"]
     assert second[2] == "lost"
+    assert ["org/small", "ready", "1,500", "12", "950"] in rows
+    assert "health     degraded" in result.stdout
+    assert "engine org-small-1 was last heard of" in result.stdout
+    assert "disk free  3.0 GiB" in result.stdout
+    assert "GPUs" not in result.stdout
     assert "1 in_progress, 2 completed; 1,500 rows to go" in result.stdout
+
+
+def test_a_gpu_is_shown_with_whose_memory_it_holds_and_the_verdict(
+    raybatch: Run, server: FakeServer, running: ClusterFacts
+) -> None:
+    verdict = {"fitness": "strained", "window_share": 0.5, "reasons": ["GPU 0: 82 °C"]}
+    engine = engine_json(gpus=[gpu_json()], verdict=verdict)
+    told = overview_json(engine, state="paused", quiet="gentle")
+    server.answer("GET", "/admin/overview", told)
+    shown = raybatch("status").stdout
+    (row,) = (line for line in shown.splitlines() if "RTX 4080" in line)
+    assert row.split() == [
+        *("0", "RTX", "4080", "org-small-0", "13.0", "GiB", "1.0", "GiB", "16.0", "GiB", "82"),
+        *("250", "of", "320", "W", "97%", "strained,", "50%", "of", "the", "window"),
+    ]
+    assert "health     degraded\n           engine org-small-0 is strained" in shown
+    assert "paused     everything" in shown
+    assert "quiet      engines keep to a small window" in shown
 
 
 def test_json_has_every_process_with_its_role(
@@ -58,6 +88,7 @@ def test_json_has_every_process_with_its_role(
     seen = json.loads(raybatch("status", "--json").stdout)
     assert (seen["phase"], seen["cluster"]) == ("ready", asdict(running))
     assert seen["overview"]["engines"] == [engine_json()]
+    assert seen["health"]["status"] == "ok"
     roles = {process["pid"]: process["role"] for process in seen["processes"]}
     assert roles == {running.supervisor_pid: "supervisor", engine_process: "engine"}
     assert all(process["rss_bytes"] > 0 for process in seen["processes"])

@@ -13,12 +13,15 @@ from raybatch.actors.intake import IntakeLimits, take_in
 from raybatch.actors.scheduler_port import raise_rejection
 from raybatch.config import Home, Settings
 from raybatch.core import events as e
+from raybatch.core.admission import closed
 from raybatch.core.commands import Command, Lease, RemoveBlob, Reply, StartClosing, StartIntake
 from raybatch.core.decide import decide
-from raybatch.core.model import PartSlice, ResultRow, Tally, Usage
+from raybatch.core.estimate import Estimate
+from raybatch.core.invariants import check_invariants
+from raybatch.core.model import Batch, ModelRate, PartSlice, ResultRow, Tally, Usage
 from raybatch.core.policy import Policy
 from raybatch.core.rows import offsets_of
-from raybatch.core.state import State, check_invariants
+from raybatch.core.state import State
 from raybatch.errors import Unavailable
 from raybatch.storage.parts import write_part
 from raybatch.storage.request_index import IndexReader, read_lines
@@ -35,7 +38,8 @@ class LocalScheduler:
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home, self.settings = home, settings
         self.down = False
-        self.condition = "serving"
+        self.policy = Policy()
+        self.eta: Estimate | None = None
         self._state, self._known, self._mono = State(), reads.Remembered(), 0.0
         self._chores: list[Command] = []
         self._drawn = 0
@@ -50,12 +54,21 @@ class LocalScheduler:
             case "overview":
                 return self._overview()
             case "view":
-                return reads.BatchView(raise_rejection(reads.batch(self._known, *args)), 2.0, 20.0, 4.0)
+                return reads.BatchView(
+                    raise_rejection(reads.batch(self._known, *args)),
+                    2.0,
+                    20.0,
+                    self.eta,
+                    self._known.all_paused,
+                )
             case "views":
                 page = raise_rejection(reads.batches(self._known, *args))
                 return reads.Page(tuple(map(reads.BatchView, page.items)), page.has_more)
             case _:
                 return raise_rejection(getattr(reads, what)(self._known, *args))
+
+    def look_around(self, disk_free_bytes: int) -> None:
+        self._tell(e.SurroundingsSeen(disk_free_bytes, None))
 
     def run_chores(self) -> None:
         self._tell(e.Tick())
@@ -69,18 +82,33 @@ class LocalScheduler:
                     (self.home.files / file_id).unlink()
         check_invariants(self._state)
 
-    def report(self, phase: e.EnginePhase = e.EnginePhase.READY, wants_rows: int = 0) -> tuple[Lease, ...]:
+    def batches(self) -> list[Batch]:
+        return list(self._known.batches.values())
+
+    def report(
+        self,
+        phase: e.EnginePhase = e.EnginePhase.READY,
+        wants_rows: int = 0,
+        **more: Any,
+    ) -> tuple[Lease, ...]:
         """Speak as the engine; leases of an earlier report that were not run are given back."""
         self._drawn += 1
         names = self.settings.models[0].names
         report = e.EngineReport(
-            "r", ENGINE, 1.0, self._drawn, names, phase, (), wants_rows, 8, 0, 50.0, 500.0, 1, ()
+            "r", ENGINE, 1.0, self._drawn, names, phase, (), wants_rows, 8, 0, 50.0, 500.0, 1, (), **more
         )
         leases: tuple[Lease, ...] = self._tell(report).leases
         return leases
 
+    def measure(self, rows_per_s: float, tokens_per_s: float, deviation: float = 0.0) -> None:
+        """Tell the first model's pace, as the scheduler's own measurement would."""
+        rate = ModelRate(self.settings.models[0].id, tokens_per_s, deviation, rows_per_s, self._mono)
+        self._tell(e.RatesMeasured((rate,)))
+
     def run_rows(self, count: int) -> None:
-        """Lease ``count`` rows, answer them (a body with ``"fail": true`` by a 400) and commit them."""
+        """Lease ``count`` rows, answer and commit them. A body with ``"fail": n`` is answered by a 400 in its
+        first n attempts, one with ``"fail": true`` always.
+        """
         leases = self.report(wants_rows=count)
         for batch_id in dict.fromkeys(lease.batch_id for lease in leases):
             of_batch = tuple(lease for lease in leases if lease.batch_id == batch_id)
@@ -90,7 +118,7 @@ class LocalScheduler:
     def _tell(self, event: e.Event) -> Any:
         self._mono += 1.0
         now = e.Now(1_700_000_000.0 + self._mono, self._mono)
-        decision = decide(self._state, event, now, Policy())
+        decision = decide(self._state, event, now, self.policy)
         for change in decision.changes:
             self._known.take(self._state.apply(change))
         replies = [command for command in decision.commands if isinstance(command, Reply)]
@@ -136,7 +164,9 @@ class LocalScheduler:
 
     def _answered(self, origin: Origin, body: bytes) -> ResultRow:
         request = msgspec.json.decode(body)
-        status = 400 if request.get("fail") else 200
+        fail = request.get("fail", 0)
+        request["fail"] = fail is True or origin.attempt <= fail
+        status = 400 if request["fail"] else 200
         reply = answer_to(request)
         ids = {"row_id": f"batch_req_{origin.index}", "request_id": f"req_{origin.index}"}
         return answered_row(origin, status, msgspec.json.encode(reply), **ids)
@@ -146,21 +176,36 @@ class LocalScheduler:
 
     def _overview(self) -> reads.Overview:
         batches = list(self._known.batches.values())
+        engines = tuple(reads.engine_view(entry, 0, (), self._mono) for entry in self._state.engines.values())
+        faults = self._state.model_faults
         return reads.Overview(
             version="test",
             pid=1,
-            state="draining" if self._state.draining else self.condition,
+            state="paused" if self._known.all_paused else "serving",
             up_s=UP_S,
             commits=int(self._mono),
-            engines=tuple(reads.engine_view(entry, 0, self._mono) for entry in self._state.engines.values()),
+            engines=engines,
             batches={str(batch.status): 1 for batch in batches},
             queued_rows=reads.queued_rows(self._known),
+            closed=closed(self._state, self.policy),
+            quiet=None,
+            disk_free_bytes=None,
+            models=tuple(
+                reads.model_view(
+                    model.id,
+                    engines,
+                    faults[model.id].error if model.id in faults else None,
+                    self._known,
+                )
+                for model in self.settings.models
+            ),
         )
 
 
 def answer_to(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("fail"):
-        return {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "nope"}}
+        kind = request.get("error_type", "invalid_request_error")
+        return {"error": {"message": "no", "type": kind, "param": None, "code": "nope"}}
     return {
         "model": request["model"],
         "choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}],

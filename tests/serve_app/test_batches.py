@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from typing import Any
 
 import duckdb
@@ -15,7 +16,8 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 
 from raybatch.config import Home
-from raybatch.core.events import EnginePhase
+from raybatch.core.estimate import Estimate
+from raybatch.core.policy import Policy
 from tests.serve_app.local_scheduler import LocalScheduler, blobs
 from tests.serve_app.requests import CHAT, jsonl, output_line, request, some
 
@@ -64,16 +66,26 @@ async def test_without_failures_there_is_no_error_file(
     assert batch.error_file_id is None
 
 
-async def test_a_batch_object_shows_its_pace_under_our_own_key(client: AsyncOpenAI) -> None:
+async def test_a_batch_object_shows_its_pace_under_our_own_key(
+    client: AsyncOpenAI, scheduler: LocalScheduler
+) -> None:
     batch = await begin(client, some(2))
-    shown = (await client.batches.retrieve(batch.id)).to_dict()["raybatch"]
+    shown: Any = (await client.batches.retrieve(batch.id)).to_dict()["raybatch"]
     assert shown == {
         "tenant": "default",
         "priority": 0,
+        "round": 1,
+        "paused": False,
         "rows_per_s": 2.0,
         "tokens_per_s": 20.0,
-        "eta_s": 4.0,
+        "eta": None,
+        "eta_s": None,
     }
+    scheduler.eta = Estimate(4.0, 5.0)
+    before = int(time.time())
+    shown = (await client.batches.retrieve(batch.id)).to_dict()["raybatch"]
+    assert (shown["eta_s"], shown["eta"]["p50_s"], shown["eta"]["p90_s"]) == (4.0, 4.0, 5.0)
+    assert before + 4 <= shown["eta"]["p50_at"] < shown["eta"]["p90_at"] <= time.time() + 5
 
 
 async def test_an_unknown_input_file_is_accepted_and_then_fails(client: AsyncOpenAI) -> None:
@@ -152,7 +164,8 @@ async def test_lists_page_newest_first(client: AsyncOpenAI) -> None:
 async def test_an_unknown_batch_is_not_found_in_the_same_words_everywhere(
     http: httpx2.AsyncClient,
 ) -> None:
-    calls = [("GET", ""), ("POST", "/cancel"), ("GET", "/results")]
+    calls = [("GET", ""), ("GET", "/results"), ("GET", "/failed"), ("GET", "/logs")]
+    calls += [("POST", f"/{verb}") for verb in ("cancel", "pause", "resume", "retry")]
     for method, tail in calls:
         answer = await http.request(method, f"/v1/batches/batch_none{tail}")
         assert answer.status_code == 404
@@ -287,19 +300,109 @@ async def test_one_form_uploads_and_starts(
     assert (await client.files.content(batch.output_file_id)).content == OUTPUT
 
 
-async def test_the_estimate_counts_the_rows_ahead_and_the_measured_pace(
+async def test_the_estimate_is_by_measured_pace_and_shares_with_what_runs_already(
+    http: httpx2.AsyncClient, client: AsyncOpenAI, scheduler: LocalScheduler
+) -> None:
+    scheduler.measure(rows_per_s=50.0, tokens_per_s=5_000.0)
+    first = (await http.post("/v1/batches", files={"file": ("in.jsonl", some(3000))})).json()
+    assert first["estimate"] == {
+        "estimated_time_minutes": 1.0,
+        "p90_time_minutes": 1.06,
+        "rows": 3000,
+        "rows_ahead": 0,
+        "rows_per_s": 50.0,
+    }
+    assert first["raybatch"]["estimate"] == first["estimate"]
+    scheduler.run_chores()
+
+    (running,) = (batch for batch in scheduler.batches() if batch.batch_id == first["id"])
+    scheduler.measure(rows_per_s=50.0, tokens_per_s=50.0 * running.expected_row_tokens)
+    file = await client.files.create(file=("in.jsonl", some(300)), purpose="batch")
+    small = await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    estimate: Any = small.to_dict()["raybatch"]
+    assert estimate["estimate"]["estimated_time_minutes"] == 0.2  # beside as many of the large one's rows
+    assert estimate["estimate"]["rows_ahead"] == 300
+
+
+async def test_nothing_is_estimated_of_a_model_that_was_never_measured(
     http: httpx2.AsyncClient, scheduler: LocalScheduler
 ) -> None:
-    scheduler.report(EnginePhase.READY)  # 50 rows a second
-    for ahead in (0, 3000):
-        answer = await http.post("/v1/batches", files={"file": ("in.jsonl", some(3000))})
-        assert answer.json()["estimate"] == {
-            "estimated_time_minutes": (ahead + 3000) / 50 / 60,
-            "rows": 3000,
-            "rows_ahead": ahead,
-            "rows_per_s": 50.0,
-        }
-        scheduler.run_chores()
+    scheduler.measure(rows_per_s=50.0, tokens_per_s=5_000.0)
+    file = {"file": ("in.jsonl", jsonl(request("r0", model="other")))}
+    assert (await http.post("/v1/batches", files=file)).json()["estimate"] is None
+
+
+async def test_what_exceeds_a_limit_is_refused_and_leaves_nothing(
+    http: httpx2.AsyncClient, home: Home, scheduler: LocalScheduler
+) -> None:
+    scheduler.policy = Policy(requests_max=3, active_batches_max=1)
+    too_long = await http.post("/v1/batches", files={"file": ("in.jsonl", some(4) + b" \r\n\n")})
+    error = too_long.json()["error"]
+    assert (too_long.status_code, error["code"]) == (400, "too_many_tasks")
+    assert "holds 4 requests" in error["message"]
+    assert "scheduler.requests_max" in error["message"]
+    scheduler.run_chores()
+    assert blobs(home) == []
+
+    assert (await http.post("/v1/batches", files={"file": ("in.jsonl", some(3))})).status_code == 200
+    busy = await http.post("/v1/batches", files={"file": ("in.jsonl", some(3))})
+    assert (busy.status_code, busy.json()["error"]["code"]) == (429, "too_many_batches")
+    assert int(busy.headers["retry-after"]) > 0
+    scheduler.run_chores()
+    assert len(blobs(home)) == 1
+
+
+# -- paused ------------------------------------------------------------------------------------------------
+
+
+async def test_a_paused_batch_starts_no_row_until_it_is_resumed(
+    http: httpx2.AsyncClient, client: AsyncOpenAI, scheduler: LocalScheduler
+) -> None:
+    batch = await begin(client, some(20))
+    url = f"/v1/batches/{batch.id}"
+    scheduler.run_chores()
+    paused = (await http.post(f"{url}/pause")).json()
+    assert (paused["status"], paused["raybatch"]["paused"]) == ("in_progress", True)
+    assert (await http.post(f"{url}/pause")).status_code == 200
+    assert scheduler.report(wants_rows=20) == ()
+
+    assert (await http.post(f"{url}/resume")).json()["raybatch"]["paused"] is False
+    scheduler.run_rows(20)
+    assert (await http.get(url)).json()["status"] == "completed"
+    refused = await http.post(f"{url}/pause")
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")
+
+
+async def test_everything_can_be_paused_at_once(
+    http: httpx2.AsyncClient, client: AsyncOpenAI, scheduler: LocalScheduler
+) -> None:
+    batch = await begin(client, some(20))
+    scheduler.run_chores()
+    token = {"Authorization": "Bearer the-admin-token"}
+    assert (await http.post("/admin/pause", json={"on": True}, headers=token)).json() == {"paused": True}
+    assert (await http.get(f"/v1/batches/{batch.id}")).json()["raybatch"]["paused"] is True
+    health = await http.get("/health")
+    assert (health.status_code, health.json()["paused"]) == (200, True)
+    assert scheduler.report(wants_rows=20) == ()
+    assert (await http.post("/admin/pause", json={"on": 1}, headers=token)).status_code == 400
+
+    assert (await http.post("/admin/pause", json={"on": False}, headers=token)).json() == {"paused": False}
+    scheduler.run_rows(20)
+    assert (await client.batches.retrieve(batch.id)).status == "completed"
+
+
+async def test_the_log_tells_what_happened_to_a_batch(
+    http: httpx2.AsyncClient, client: AsyncOpenAI, scheduler: LocalScheduler
+) -> None:
+    batch = await begin(client, some(20))
+    scheduler.run_chores()
+    scheduler.run_rows(20)
+    log = (await http.get(f"/v1/batches/{batch.id}/logs")).json()
+    kinds = [entry["kind"] for entry in log["data"]]
+    assert (kinds[:3], kinds[-1]) == (["created", "validated", "started"], "ended")
+    started = log["data"][2]
+    assert started["engine"] == "engine-1"
+    assert set(started) == {"at", "kind", "message", "engine"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 
 from raybatch.config import Home
 from raybatch.core.events import EnginePhase
+from raybatch.core.fitness import Fitness, GpuReading, GpuVerdict
 from tests.serve_app.local_scheduler import LocalScheduler, blobs
 from tests.serve_app.requests import CHAT, some
 
@@ -33,7 +34,7 @@ async def test_health_tells_loading_from_ok_from_degraded(
     assert await verdict() == (200, "degraded")
 
 
-@pytest.mark.parametrize("trouble", ["down", "draining", "disk_full"])
+@pytest.mark.parametrize("trouble", ["down", "draining", "disk_low", "gpu_unfit"])
 async def test_health_is_503_exactly_when_a_create_is(
     http: httpx2.AsyncClient, client: AsyncOpenAI, scheduler: LocalScheduler, trouble: str
 ) -> None:
@@ -48,8 +49,10 @@ async def test_health_is_503_exactly_when_a_create_is(
         assert (await http.post("/admin/drain", json={"on": True}, headers=TOKEN)).json() == {
             "draining": True
         }
+    elif trouble == "gpu_unfit":
+        scheduler.report(verdict=GpuVerdict(Fitness.UNFIT, 0.0, ("GPU 0: 91 °C",)))
     else:
-        scheduler.condition = "disk_full"
+        scheduler.look_around(disk_free_bytes=0)
     for path in ("/health", "/health/ready"):
         answer = await http.get(path)
         assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
@@ -82,6 +85,50 @@ async def test_models_go_by_id_and_by_alias(client: AsyncOpenAI) -> None:
     assert unknown.value.code == "model_not_found"
 
 
+async def test_a_model_says_how_it_is_doing_under_each_of_its_names(
+    client: AsyncOpenAI, http: httpx2.AsyncClient, scheduler: LocalScheduler
+) -> None:
+    async def state(name: str) -> dict[str, object]:
+        found: dict[str, object] = (await client.models.retrieve(name)).to_dict()["raybatch"]  # type: ignore[assignment]
+        return found
+
+    scheduler.report(EnginePhase.FAILED, error="gated: set HF_TOKEN")
+    scheduler.measure(rows_per_s=50.0, tokens_per_s=500.0)
+    failed = {
+        "state": "failed",
+        "engines": ["engine-1"],
+        "queued_rows": 0,
+        "tokens_per_s": 500.0,
+        "rows_per_s": 50.0,
+        "error": "gated: set HF_TOKEN",
+    }
+    assert await state("small") == await state("org/small") == failed
+    assert (await state("other"))["state"] == "absent"
+    assert {"id": "org/small", **failed} in (await http.get("/health")).json()["models"]
+    scheduler.down = True
+    assert [model.id async for model in client.models.list()] == ["org/small", "small", "other"]
+
+
+async def test_a_strained_gpu_is_shown_with_its_figures_and_degrades(
+    http: httpx2.AsyncClient, scheduler: LocalScheduler
+) -> None:
+    seen = GpuReading(0, "GPU-1", "a card", 16 << 30, 12 << 30, 1 << 30, 82, 250.04, 320.0, 0.97)
+    scheduler.report(gpus=(seen,), verdict=GpuVerdict(Fitness.STRAINED, 0.5, ("82 °C, strained at 80",)))
+    shown = (await http.get("/health")).json()
+    assert (shown["status"], shown["reasons"]) == (
+        "degraded",
+        ["engine engine-1 is strained: 82 °C, strained at 80"],
+    )
+    (engine,) = shown["engines"]
+    assert engine["verdict"] == {
+        "fitness": "strained",
+        "window_share": 0.5,
+        "reasons": ["82 °C, strained at 80"],
+    }
+    (gpu,) = engine["gpus"]
+    assert (gpu["memory_others_bytes"], gpu["temperature_c"], gpu["power_w"]) == (1 << 30, 82, 250.0)
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
 async def test_admin_routes_need_their_token(
     http: httpx2.AsyncClient, headers: dict[str, str], home: Home
@@ -101,10 +148,13 @@ async def test_the_manifest_names_every_part_of_every_batch(
     scheduler.run_chores()
     scheduler.run_rows(3)
     (rows,) = (await http.get("/admin/manifest", headers=TOKEN)).json()
+    log = (await http.get("/admin/log", headers=TOKEN)).json()
+    assert {entry["batch_id"] for entry in log} == {created.json()["id"], None}
     assert rows["batch"]["batch_id"] == created.json()["id"]
     assert rows["batch"]["tally"]["completed"] == 3
     assert [(home.root / part["path"]).is_file() for part in rows["parts"]] == [True]
     overview = (await http.get("/admin/overview", headers=TOKEN)).json()
+    assert overview["health"]["status"] == "ok"
     assert overview["overview"]["state"] == "serving"
     assert overview["settings"]["models"] == ["org/small", "other"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybatch.core.model import Batch, BatchStatus, LineError, ResultRow, Tally, Usage
+from raybatch.core.model import Batch, BatchStatus, LineError, LogEntry, ResultRow, Tally, Usage
 from raybatch.errors import BadRequest, Corrupt
 from raybatch.storage.manifest import BatchFiles, Manifest
 from raybatch.storage.parts import remove, write_part
@@ -87,7 +87,10 @@ def test_the_views_agree_with_the_rows_that_count(tmp_path_factory, rows, masked
         home, batches, "SELECT batch_id, index, custom_id, text, line, completion_tokens FROM results"
     )
     failed = ask(
-        home, batches, "SELECT batch_id, index, custom_id, error_type, error_message, attempts FROM failed"
+        home,
+        batches,
+        "SELECT batch_id, index, custom_id, error_type, error_message, attempts,"
+        " epoch(first_at), epoch(last_at) FROM failed",
     )
 
     kept = [
@@ -101,7 +104,10 @@ def test_the_views_agree_with_the_rows_that_count(tmp_path_factory, rows, masked
         for batch_id, row in kept
     ]
     assert sorted(failed) == [
-        (batch_id, row.index, row.custom_id, _error_type(row), row.error_message, row.attempt)
+        (
+            *(batch_id, row.index, row.custom_id, _error_type(row), row.error_message, row.attempt),
+            *(row.started_at, row.finished_at),
+        )
         for batch_id, row in kept
         if not row.completed
     ]
@@ -126,12 +132,28 @@ def test_a_batch_is_one_row_of_its_public_fields(tmp_path):
 
     assert (first["status"], first["completed"], first["prompt_tokens"]) == ("completed", 3, 5)
     assert (first["output_file_id"], first["error_file_id"]) == ("file-2", None)
+    assert (first["round"], first["paused"]) == (1, False)
     assert first["completed_at"] == datetime.fromtimestamp(1_700_000_100.5, UTC)
     assert first["expires_at"] == datetime.fromtimestamp(1_700_086_400, UTC)
     assert json.loads(first["metadata"]) == BATCH.metadata
     assert (second["status"], second["metadata"], second["completed_at"]) == ("failed", None, None)
     assert json.loads(second["errors"]) == [
         {"code": "invalid_url", "message": "no", "param": "url", "line": 3}
+    ]
+
+
+def test_the_log_is_a_table_of_its_entries(tmp_path):
+    entries = (
+        LogEntry(7, 1_700_000_000.25, "lost", "not heard of", None, "engine-1"),
+        LogEntry(8, 1_700_000_001.0, "ended", "every row is committed", "batch_1"),
+    )
+    with open_sql(tmp_path, Manifest((), entries)) as con:
+        found = query(
+            con, "SELECT entry_id, epoch(logged_at) AS at, kind, batch_id, engine_id FROM log"
+        ).to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        (7, 1_700_000_000.25, "lost", None, "engine-1"),
+        (8, 1_700_000_001.0, "ended", "batch_1", None),
     ]
 
 
@@ -154,7 +176,7 @@ def test_views_without_files_are_empty_and_typed(tmp_path):
         "line": "VARCHAR",
         "started_at": "TIMESTAMP WITH TIME ZONE",
     }
-    assert views == ["batches", "failed", "requests", "results"]
+    assert views == ["batches", "failed", "log", "requests", "results"]
 
 
 def upload(home: Path, data: bytes, batch_id: str = "batch_1") -> BatchFiles:

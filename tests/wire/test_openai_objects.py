@@ -101,6 +101,7 @@ def test_files_models_and_lists() -> None:
     shown = file_object(File("file-1", "t", "batch", "in.jsonl", 10, 5.5))
     accepted(theirs.FileObject, shown)
     accepted(theirs.Model, model_object("smol", 7.5))
+    assert theirs.Model.model_validate(model_object("smol", 7.5, {"state": "ready"}), strict=True)
     assert list_object([], has_more=False) == {
         "object": "list",
         "data": [],
@@ -110,6 +111,8 @@ def test_files_models_and_lists() -> None:
     }
     page = list_object([shown, {**shown, "id": "file-2"}], has_more=True)
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("file-1", "file-2", True)
+    by_index = list_object([{"index": 3}, {"index": 8}], cursor="index")
+    assert (by_index["first_id"], by_index["last_id"]) == (3, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""How many requests an upload holds: its lines that are not blank, counted as the bytes go by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from raybatch.wire.jsonl import BYTE_ORDER_MARK
+
+_TEXT: Final = re.compile(rb"[^ \t\n\r\v\f][^\n]*")  # from a line's first letter to its end
+
+
+@dataclass(slots=True)
+class LineCount:
+    """Feed it blocks that are cut anywhere; the first holds the byte order mark, if there is one, whole."""
+
+    lines: int = 0
+    _begun: bool = False  #: the first block was fed
+    _counted: bool = False  #: the line at hand counts already
+
+    def feed(self, block: bytes) -> None:
+        if not self._begun:
+            block = block.removeprefix(BYTE_ORDER_MARK)
+            self._begun = True
+        rest_at = block.find(b"\n") if self._counted else 0
+        if rest_at < 0:  # still the same line
+            return
+        last_at = block.rfind(b"\n") + 1
+        self.lines += sum(1 for _ in _TEXT.finditer(block, rest_at))
+        self._counted = _TEXT.search(block, last_at) is not None
