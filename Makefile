@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test lint format lock clean kills memory ports
+.PHONY: help install demo test lint format lock clean kills memory ports benchmark acceptance
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -32,6 +32,13 @@ kills: install  ## kill what runs a batch, five times each, and check every row
 
 memory: install  ## peak memory of each process, small batch against large
 	.venv/bin/python -m jobs.memory
+
+benchmark: install  ## a batch against vLLM's own LLM.generate, and a small batch beside a large one
+	.venv/bin/python -m jobs.benchmark parity
+	.venv/bin/python -m jobs.benchmark sharing
+
+acceptance: install  ## what was asked for, box by box, each with its evidence
+	.venv/bin/python -m jobs.acceptance
 
 ports: install  ## every listening port, and what it tells a stranger
 	.venv/bin/python -m jobs.ports

@@ -73,7 +73,7 @@ class VllmSettings:
 
 class VllmEngine:
     def __init__(self, settings: VllmSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._counters = _Counters()
         self._engine: AsyncLLM | None = None
         self._app: AsgiApp | None = None
@@ -84,18 +84,18 @@ class VllmEngine:
 
     @property
     def window(self) -> int:
-        return math.ceil(1.125 * self._settings.max_num_seqs)
+        return math.ceil(1.125 * self.settings.max_num_seqs)
 
     async def start(self) -> None:
-        await asyncio.to_thread(check_model_source, self._settings.model)
-        self._logs = await asyncio.to_thread(_log_folder, self._settings)
+        await asyncio.to_thread(check_model_source, self.settings.model)
+        self._logs = await asyncio.to_thread(log_folder, self.settings)
         try:
-            args = await asyncio.to_thread(_arguments, self._settings)
+            args = await asyncio.to_thread(arguments, self.settings)
             # In a thread: loading takes minutes, during which this loop has to answer.
             self._engine = await asyncio.to_thread(_load, args, self._counters)
             self._app = await _application(self._engine, args)
         except Exception as error:
-            reason = _why(error, Path(self._logs.name, _ERRORS), self._settings)
+            reason = _why(error, Path(self._logs.name, _ERRORS), self.settings)
             await self.stop()
             raise EngineFailed(reason) from error
         self._children = _engine_processes()
@@ -168,7 +168,7 @@ class _Counters:
     kv_cache_usage: float = 0.0
 
 
-def _log_folder(settings: VllmSettings) -> tempfile.TemporaryDirectory[str]:
+def log_folder(settings: VllmSettings) -> tempfile.TemporaryDirectory[str]:
     """Sets the environment that vLLM and its children read, and the folder of their error log."""
     Path(settings.cache_root).mkdir(parents=True, exist_ok=True)
     folder = tempfile.TemporaryDirectory(prefix="engine-", dir=settings.cache_root)
@@ -207,7 +207,7 @@ def _logging(errors_path: str) -> dict[str, Any]:
     }
 
 
-def _arguments(settings: VllmSettings) -> Namespace:
+def arguments(settings: VllmSettings) -> Namespace:
     """All arguments of ``vllm serve``: its engine's and its front end's."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import FrontendArgs

@@ -1,0 +1,197 @@
+"""The two arms of the parity benchmark: a batch through all of raybatch, and ``LLM.generate``.
+
+Both have their engine loaded all the time, and engines of the same niceness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import psutil
+
+from jobs import llm_child
+from jobs.cores import Processes, family, kind_of
+from jobs.own_cluster import OwnCluster, until
+from jobs.prompts import ENDPOINT, Prompt, upload
+from jobs.runs import Finish
+from jobs.trial import ENDED
+from raybatch.actors.cluster_facts import processes
+from raybatch.errors import OperatorError
+
+BATCH: Final = "batch"
+LLM: Final = "LLM.generate"
+LOOK_S: Final = 1.0  #: between two looks at a batch: looking often would take part in the race
+RUN_MAX_S: Final = 1800.0
+STOP_MAX_S: Final = 30.0
+
+ROWS_SQL: Final = """
+SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS finished_at,
+    status_code, prompt_tokens, completion_tokens
+FROM results ORDER BY finished_at"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one run, as its arm saw it."""
+
+    wall_s: float
+    finishes: tuple[Finish, ...]
+    phases_s: dict[str, float]
+
+
+class Arm(Protocol):
+    name: str
+
+    def processes(self) -> Processes:
+        """Those that work for this arm."""
+        ...
+
+    def run(self, wanted: list[Prompt]) -> Measured: ...
+
+
+class BatchArm:
+    """From ``POST /v1/batches`` to the moment its output file is ready; the upload came before."""
+
+    name = BATCH
+
+    def __init__(self, cluster: OwnCluster) -> None:
+        self._cluster = cluster
+
+    def processes(self) -> Processes:
+        found = processes(self._cluster.home)
+        return {process.pid: kind_of(process.command) or process.role for process in found}
+
+    def run(self, wanted: list[Prompt]) -> Measured:
+        cluster = self._cluster
+        content = {"file": ("prompts.jsonl", upload(cluster.settings.models[0].id, wanted))}
+        file_id = cluster.post("/v1/files", files=content, data={"purpose": "batch"})["id"]
+        asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+        asked_at = time.time()
+        batch_id = cluster.post("/v1/batches", json=asked)["id"]
+        self._wait_ended(batch_id)
+        return self._measured(batch_id, asked_at)
+
+    def _wait_ended(self, batch_id: str) -> None:
+        """Looks rarely; the ledger tells the moment afterwards."""
+        shown: dict[str, Any] = {}
+
+        def ended() -> bool:
+            shown.update(self._cluster.get(f"/v1/batches/{batch_id}"))
+            return shown["status"] in ENDED
+
+        until(ended, RUN_MAX_S, f"{batch_id} has not ended", LOOK_S)
+        if shown["status"] != "completed" or shown["request_counts"]["failed"]:
+            raise OperatorError(f"{batch_id} ended as {shown['status']}: {shown['request_counts']}")
+
+    def _measured(self, batch_id: str, asked_at: float) -> Measured:
+        batch = self._cluster.batch(batch_id)
+        rows = self._cluster.sql(batch_id, ROWS_SQL)
+        assert batch.in_progress_at is not None
+        assert batch.completed_at is not None
+        instants = {
+            "intake": batch.in_progress_at,
+            "first row started": min(row["started_at"] for row in rows),
+            "first row finished": rows[0]["finished_at"],
+            "last row finished": rows[-1]["finished_at"],
+            "completed": batch.completed_at,
+        }
+        return Measured(
+            batch.completed_at - asked_at,
+            tuple(
+                Finish(row["finished_at"] - asked_at, row["prompt_tokens"], row["completion_tokens"])
+                for row in rows
+            ),
+            _phases({name: instant - asked_at for name, instant in instants.items()}),
+        )
+
+
+class LlmArm:
+    """``generate`` over all prompts at once, in a process that keeps its ``LLM`` between runs."""
+
+    name = LLM
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+
+    def processes(self) -> Processes:
+        found = {}
+        for process in family(self._child.pid):
+            with contextlib.suppress(psutil.Error):
+                found[process.pid] = kind_of(" ".join(process.cmdline())) or "caller"
+        return found
+
+    def run(self, wanted: list[Prompt]) -> Measured:
+        assert self._child.stdin is not None
+        self._child.stdin.write(msgspec.json.encode(llm_child.Ask(wanted)) + b"\n")
+        self._child.stdin.flush()
+        answer = msgspec.json.decode(_line(self._child), type=llm_child.Answer)
+        instants = {
+            "first row finished": answer.finishes[0].at_s,
+            "last row finished": answer.finishes[-1].at_s,
+            "completed": answer.wall_s,
+        }
+        return Measured(answer.wall_s, answer.finishes, _phases(instants))
+
+
+@contextmanager
+def llm_arm(cluster: OwnCluster) -> Iterator[LlmArm]:
+    """Loaded with what the home of the cluster, which is up, says of models and engines.
+
+    Raises OperatorError with the last words of a child that did not load.
+    """
+    log_path = cluster.home.logs / "llm_child.log"
+    niceness = psutil.Process(
+        cluster.pids("engine")[0]
+    ).nice()  # Ray's workers are nicer than who starts them
+    with log_path.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "jobs.llm_child", str(cluster.home.root), str(niceness)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    try:
+        if _line(child) != llm_child.READY:
+            raise OperatorError(f"vLLM's LLM did not load: {_last_words(log_path)}")
+        yield LlmArm(child)
+    finally:
+        _end(child)
+
+
+def _line(child: subprocess.Popen[bytes]) -> bytes:
+    assert child.stdout is not None
+    return child.stdout.readline()
+
+
+def _last_words(log_path: Path) -> str:
+    return " | ".join(log_path.read_text(errors="replace").strip().splitlines()[-5:])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Its input ends; what has not ended then is killed, vLLM's processes too."""
+    mine = family(child.pid)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.close()
+    _, alive = psutil.wait_procs(mine, timeout=STOP_MAX_S)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=STOP_MAX_S)
+    child.wait()
+    child.stdout.close()
+
+
+def _phases(instants_s: dict[str, float]) -> dict[str, float]:
+    """From instants in their order to the time before each."""
+    ends_s = [0.0, *instants_s.values()]
+    return {name: end - begin for name, (begin, end) in zip(instants_s, pairwise(ends_s), strict=True)}

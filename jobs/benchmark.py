@@ -1,0 +1,107 @@
+"""How fast, beside what one would use otherwise: ``python -m jobs.benchmark parity`` and ``sharing``.
+
+Each figure is a ratio within one run of the command, for machines are shared and noisy. Both commands start
+what they measure and remove it afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from jobs import parity as p
+from jobs import plots, tables
+from jobs import sharing as shared
+from jobs.arms import BATCH, LLM
+from jobs.echo_cluster import echo_cluster
+from raybatch.config import PACKAGED_MODEL, ModelSettings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")]
+PlotPath = Annotated[Path | None, typer.Option("--plot", help="Draw them there, as PNG.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be given again."),
+]
+
+
+@app.callback(help=__doc__)
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is removed
+
+
+@app.command()
+def parity(
+    rows: Annotated[int, typer.Option(min=1, help="Of each run.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Of four runs each, in the order A-B-B-A.")] = 3,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="ID[=SOURCE]", help="The packaged one unless given. SOURCE: hub id or folder."),
+    ] = None,
+    assignments: Assignments = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where the packaged model is kept between runs of this command.")
+    ] = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Output tokens a second of a batch, from POST /v1/batches to its output file, ÷ vllm.LLM.generate."""
+    say = Console(stderr=True).print
+    cores = p.cores_to_divide()
+    settings = p.parity_settings(_model(model), cache or _cache(), cores, tuple(assignments or ()))
+    with p.both_arms(settings, say) as arms:
+        runs = p.measure(arms, cores, rows, rounds, say)
+    report = p.report(runs, settings, cores)
+    for table in tables.parity(runs, report["ratio"]):
+        Console().print(table)
+    _write(report, json_path)
+    if plot_path is not None:
+        plots.parity(runs, BATCH, LLM, report["ratio"], plot_path)
+
+
+@app.command()
+def sharing(
+    small_rows: Annotated[int, typer.Option(min=1, help="Of the batch that comes later.")] = 200,
+    large_rows: Annotated[int, typer.Option(min=1, help="Of the batch that is there already.")] = 20_000,
+    rows_per_s: Annotated[float, typer.Option(help="How fast the echo engine answers.")] = 500.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """A small batch submitted during a large one: its time ÷ alone, and what both lose by it."""
+    with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
+        done = shared.measure(cluster, small_rows, large_rows, rounds, Console(stderr=True).print)
+        report = shared.report(done, cluster)
+    Console().print(tables.sharing(done, report["ratio"]))
+    _write(report, json_path)
+    if plot_path is not None:
+        plots.sharing(done, report["ratio"], plot_path)
+
+
+def _write(report: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+
+
+def _model(word: str | None) -> ModelSettings:
+    if word is None:
+        return PACKAGED_MODEL
+    name, _, source = word.partition("=")
+    return ModelSettings(name, source)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raybatch-benchmark"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,67 @@
+"""The benchmarks' figures as pictures. Needs matplotlib, which the extra ``bench`` brings."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from jobs.runs import STEADY, Ratio, Run
+from jobs.sharing import Round
+
+COLOURS: Final = ("#1f77b4", "#d95f02")
+
+
+def parity(runs: list[Run], arm: str, peer: str, ratios: dict[str, Ratio], path: Path) -> None:
+    """Left: every run's tokens over time; right: its rates, with the ratios of the arms beneath."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    over_time, rates = figure.subplots(1, 2, width_ratios=(3, 2))
+    for name, colour in zip((arm, peer), COLOURS, strict=True):
+        mine = [run for run in runs if run.arm == name]
+        for number, run in enumerate(mine):
+            tokens = [0, *accumulate(finish.completion_tokens for finish in run.finishes)]
+            seconds = [0.0, *(finish.at_s for finish in run.finishes)]
+            label = name if number == 0 else None
+            over_time.step(seconds, tokens, where="post", color=colour, linewidth=1, alpha=0.7, label=label)
+            over_time.axvline(run.wall_s, color=colour, linewidth=0.6, linestyle=":", alpha=0.7)
+        for place, kind in enumerate(ratios):
+            figures = [getattr(run, f"{kind}_tokens_per_s") for run in mine]
+            left = place + (-0.12 if name == arm else 0.12)
+            rates.scatter([left] * len(figures), figures, color=colour, s=28, alpha=0.8)
+    over_time.set(xlabel="seconds since the start of a run", ylabel="output tokens of finished rows")
+    over_time.set_title("tokens over time; dotted: the run's end", fontsize=10)
+    over_time.legend(loc="upper left", frameon=False)
+    rates.set_xticks(
+        range(len(ratios)),
+        [
+            f"{kind}\nratio {told.median:.3f}\n({told.low:.3f} to {told.high:.3f})"
+            for kind, told in ratios.items()
+        ],
+    )
+    rates.set(xlim=(-0.5, len(ratios) - 0.5), ylim=(0, None), ylabel="output tokens a second")
+    low, high = (f"{share:.0%}" for share in STEADY)
+    rates.set_title(f"a dot a run; steady: {low} to {high} of the tokens", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
+    """The small batch's time alone and beside the large one; the large one's alone and both together."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    pairs = (
+        ("slowdown", "small", [(round_.small_alone_s, round_.small_beside_s) for round_ in rounds]),
+        ("total", "large", [(round_.large_alone_s, round_.both_s) for round_ in rounds]),
+    )
+    for axes, (name, who, times_s) in zip(figure.subplots(1, 2), pairs, strict=True):
+        for alone_s, beside_s in times_s:
+            axes.plot((0, 1), (alone_s, beside_s), color=COLOURS[0], marker="o", alpha=0.7)
+        axes.set_xticks((0, 1), ("alone", "beside the large one" if who == "small" else "with the small one"))
+        axes.set(xlim=(-0.4, 1.4), ylim=(0, None), ylabel="seconds")
+        told = ratios[name]
+        axes.set_title(
+            f"the {who} batch; {name} {told.median:.3f} ({told.low:.3f} to {told.high:.3f})", fontsize=10
+        )
+    figure.savefig(path, dpi=120)

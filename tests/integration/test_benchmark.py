@@ -1,0 +1,70 @@
+"""The benchmarks from end to end, small: what they report has the shape it promises. No time is looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.benchmark import app
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+PNG = b"\x89PNG\r\n\x1a\n"
+ROWS = 6
+
+
+@pytest.mark.vllm
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:
+    asked = ["parity", f"--rows={ROWS}", "--rounds=1", f"--cache={CACHE}", "--set=vllm.max_num_seqs=8"]
+    report, shown = _run(asked, tmp_path)
+
+    runs = report["runs"]
+    assert [run["arm"] for run in runs] == ["batch", "LLM.generate", "LLM.generate", "batch"]
+    assert [run["seed"] for run in runs] == [0, 0, 1, 1]
+    assert {run["rows"] for run in runs} == {ROWS}
+    for batch, peer in ((runs[0], runs[1]), (runs[3], runs[2])):
+        for kind in ("prompt_tokens", "completion_tokens"):
+            assert batch[kind] == peer[kind] > 0
+        assert sum(batch["phases_s"].values()) == pytest.approx(batch["wall_s"])
+        assert sum(tokens for _, tokens in peer["finishes"]) == peer["completion_tokens"]
+    assert report["ratio"].keys() == {"wall", "steady"}
+    assert "where the time goes" in shown
+
+
+@pytest.mark.cluster
+def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) -> None:
+    asked = ["sharing", "--small-rows=20", "--large-rows=2000", "--rows-per-s=300", "--rounds=2"]
+    report, shown = _run(asked, tmp_path)
+
+    assert [run["number"] for run in report["runs"]] == [0, 1]
+    assert {(run["small_rows"], run["large_rows"]) for run in report["runs"]} == {(20, 2000)}
+    for run in report["runs"]:
+        assert run["slowdown"] == pytest.approx(run["small_beside_s"] / run["small_alone_s"])
+        assert run["both_s"] >= run["small_beside_s"]
+    assert "fair sharing" in shown
+
+
+def test_each_benchmark_says_what_it_measures() -> None:
+    for command, words in (("parity", "LLM.generate"), ("sharing", "alone")):
+        told = CliRunner().invoke(app, [command, "--help"])
+        assert told.exit_code == 0
+        assert words in told.output
+
+
+def _run(asked: list[str], folder: Path) -> tuple[dict[str, Any], str]:
+    json_path, plot_path = folder / "figures.json", folder / "figures.png"
+    ended = CliRunner().invoke(app, [*asked, f"--json={json_path}", f"--plot={plot_path}"])
+    assert ended.exit_code == 0, ended.output
+    assert plot_path.read_bytes().startswith(PNG)
+    report: dict[str, Any] = json.loads(json_path.read_text())
+    assert {"metric", "ratio", "arms", "runs"} <= report.keys()
+    for told in report["ratio"].values():
+        assert 0 < told["low"] <= told["median"] <= told["high"]
+    return report, ended.output
