@@ -7,6 +7,7 @@ from pathlib import Path
 from ray import serve
 from starlette.types import ASGIApp
 
+from raybatch.actors.head import ON_HEAD
 from raybatch.config import Home, Settings
 from serve_app.serve_fit import FitForServe
 
@@ -32,7 +33,7 @@ DEPLOYMENT = serve.deployment(
     name="door",
     num_replicas=1,
     max_ongoing_requests=ONGOING_REQUESTS_MAX,
-    ray_actor_options={"num_cpus": 0},
+    ray_actor_options={"num_cpus": 0, "resources": ON_HEAD},
     graceful_shutdown_timeout_s=5.0,
     graceful_shutdown_wait_loop_s=0.5,
 )(HttpDoor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
+from raybatch.actors.engine_names import engine_names
 from raybatch.cli.main import app
+from raybatch.config import ModelSettings, make_settings
 
 PATH = Path(__file__).resolve().parent.parent / "cluster.yaml"
 
@@ -63,3 +66,18 @@ def test_its_raybatch_commands_and_options_exist(given: dict[str, Any]) -> None:
         told = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
         assert told.exit_code == 0
         assert all(option in told.stdout for option in options if option.startswith("--"))
+
+
+def test_its_settings_are_taken(given: dict[str, Any]) -> None:
+    options = list(pairwise(shlex.split(given["head_start_ray_commands"][-1])))
+    value = dict(options)
+    assignments = tuple(assignment for option, assignment in options if option == "--set")
+    settings = make_settings(value["--profile"], assignments, models=(ModelSettings(value["--model"]),))
+    assert settings.ray.node_ip == given["provider"]["head_ip"]
+    assert settings.ray.autoscaling_config == "~/ray_bootstrap_config.yaml"  # where Ray's launcher leaves it
+    names = [name.engine_id for name in engine_names(settings)]
+    assert len(names) == 1 + len(given["provider"]["worker_ips"]), "an engine for each machine's GPU"
+
+
+def test_the_others_keep_rays_files_off_the_shared_home(given: dict[str, Any]) -> None:
+    assert "--temp-dir=/tmp/" in given["worker_start_ray_commands"][-1]

@@ -24,7 +24,7 @@ from raybatch.actors.cluster_facts import (
     wait_gone,
 )
 from raybatch.actors.ports import check_free
-from raybatch.actors.supervisor import Supervisor, api_alive
+from raybatch.actors.supervisor import DIRECT, Supervisor, api_alive
 from raybatch.config import Home, Settings
 from raybatch.errors import OperatorError
 
@@ -122,7 +122,7 @@ def admin(home: Home, url: str, path: str, body: dict[str, Any] | None = None) -
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with DIRECT.open(request, timeout=30) as answer:
         return json.load(answer)
 
 

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Final
 
 import msgspec
@@ -129,6 +130,11 @@ def reap(home: Home) -> int:
         _, alive = psutil.wait_procs(alive, timeout=END_S)
         alive = [process for process in alive if not _is_zombie(process)]
     return len(mine)
+
+
+def this_machine() -> str:
+    """Another one after every boot, as pids are."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def kill_engine(home: Home, pid: int) -> bool:

@@ -66,7 +66,10 @@ class EngineActor:
 
 
 def ensure_engines(home: Home) -> list[Any]:
-    """One actor for each engine the settings ask for; Ray starts a dead one again."""
+    """One actor for each engine the settings ask for; Ray starts a dead one again, here or elsewhere.
+
+    An engine with GPUs waits until a machine has them free; one without is placed at once, on any.
+    """
     settings = home.load()
     remote = ray.remote(EngineActor)
     return [
@@ -80,6 +83,7 @@ def ensure_engines(home: Home) -> list[Any]:
             max_concurrency=16,
             num_cpus=0,
             num_gpus=_gpus(settings),
+            scheduling_strategy="SPREAD",
         ).remote(str(home.root), name.engine_id)
         for name in engine_names(settings)
     ]

@@ -30,6 +30,7 @@ from raybatch.actors.cluster_facts import (
     try_lock,
     write_facts,
 )
+from raybatch.actors.head import check_head, on_network
 from raybatch.actors.ports import free_ports
 from raybatch.config import Home, RaySettings, Settings
 from raybatch.errors import OperatorError
@@ -42,8 +43,13 @@ HEAD_RESTART_WAIT_S: Final = 2.0
 LOCK_TRIES: Final = 5
 #: ports Ray otherwise fixes, so that a second home could not have them
 METRICS_VARIABLES: Final = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+#: 0: Ray takes 127.0.0.1 for the machine's own address, and nothing can join
+LOOPBACK_VARIABLE: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 RAY_TEMP_DIR_MAX: Final = 40  #: characters; a session adds some 65 to it
 HEAD_END_S: Final = 3.0  #: everything worth keeping is durable already
+
+#: whatever http_proxy says, for that is about other machines
+DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +112,16 @@ class Supervisor:
     # -- head ----------------------------------------------------------------------------------------------
 
     def _start_head(self) -> None:
-        """A Ray head of our own: token for every port, own ports, own short temp dir, loopback."""
+        """A Ray head of our own: token for every port, own ports, own short temp dir, loopback by default."""
+        check_head(self._settings.ray)
         ports = free_ports(10)
         ports[0] = self._settings.ray.head_port or ports[0]
         temp_dir = _short_temp_dir(self._home, self._facts.cluster_id)
         self._environment = head_environment(self._home, self._facts.cluster_id) | {
             name: str(port) for name, port in zip(METRICS_VARIABLES, ports[8:], strict=True)
         }
+        if on_network(self._settings.ray):
+            self._environment.pop(LOOPBACK_VARIABLE)
         self._facts = replace(
             self._facts,
             ray_address=f"{self._settings.ray.node_ip}:{ports[0]}",
@@ -168,11 +177,17 @@ class Supervisor:
             if api_alive(self._facts.api_url):
                 heard_mono = time.monotonic()
                 if self._facts.phase != "ready":
-                    self._say("ready", "serving")
+                    self._say("ready", self._serving())
             elif time.monotonic() - heard_mono > API_SILENT_S:
                 self._bootstrap()
                 heard_mono = time.monotonic()
             self._stop.wait(WATCH_S if self._facts.phase == "ready" else 0.2)
+
+    def _serving(self) -> str:
+        if not on_network(self._settings.ray):
+            return "serving"
+        token = self._home.run / "ray_token"
+        return f"serving; Ray listens on the network: who has {token} may join at {self._facts.ray_address}"
 
     def _check_head(self) -> None:
         assert self._head is not None
@@ -211,7 +226,7 @@ def head_command(settings: RaySettings, ports: list[int], temp_dir: Path) -> lis
 
 
 def head_environment(home: Home, cluster: str) -> dict[str, str]:
-    """Inherited by every process of the cluster."""
+    """Inherited by every process of a cluster on loopback."""
     token = home.run / "ray_token"
     return os.environ | {
         CLUSTER_VARIABLE: cluster,
@@ -222,7 +237,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_ADDRESS": "",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes 127.0.0.1 for the machine's own address
+        LOOPBACK_VARIABLE: "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
@@ -234,7 +249,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
 
 def api_alive(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health/live", timeout=5) as answer:
+        with DIRECT.open(f"{url}/health/live", timeout=5) as answer:
             return bool(answer.status == 200)
     except (OSError, http.client.HTTPException):
         return False
