@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test lint format lock clean kills memory ports benchmark acceptance
+.PHONY: help install demo test lint format lock clean kills memory ports faults benchmark acceptance conformance
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -30,6 +30,9 @@ format: install  ## let ruff rewrite what it can
 kills: install  ## kill what runs a batch, five times each, and check every row
 	.venv/bin/python -m jobs.kills
 
+faults: install  ## break all that can break under a batch, and check every row (docs/durability.md)
+	.venv/bin/python -m jobs.faults
+
 memory: install  ## peak memory of each process, small batch against large
 	.venv/bin/python -m jobs.memory
 
@@ -39,6 +42,10 @@ benchmark: install  ## a batch against vLLM's own LLM.generate, and a small batc
 
 acceptance: install  ## what was asked for, box by box, each with its evidence
 	.venv/bin/python -m jobs.acceptance
+
+conformance: install  ## the ledger's suite on the next DuckDB
+	.venv/bin/uv pip install --quiet --no-deps --target .cache/duckdb2 duckdb==2.0.0
+	PYTHONPATH=.cache/duckdb2 .venv/bin/pytest tests/conformance/test_ledger_contract.py tests/ledger
 
 ports: install  ## every listening port, and what it tells a stranger
 	.venv/bin/python -m jobs.ports

@@ -34,14 +34,16 @@ def echo_cluster(*assignments: str, rows_per_s: float | None = None) -> Iterator
         made.close()
 
 
-def make_cluster(*assignments: str, rows_per_s: float | None = None) -> EchoCluster:
+def make_cluster(
+    *assignments: str,
+    rows_per_s: float | None = None,
+    models: tuple[ModelSettings, ...] = (ModelSettings(MODEL),),
+) -> EchoCluster:
     """Not started yet."""
     home = Home(Path(tempfile.mkdtemp(prefix="raybatch-")))
     pace = () if rows_per_s is None else pace_of(rows_per_s)
     port = f"api.port={free_ports(1)[0]}"
-    settings = make_settings(
-        "test", ("engine.kind=echo", port, *pace, *assignments), models=(ModelSettings(MODEL),)
-    )
+    settings = make_settings("test", ("engine.kind=echo", port, *pace, *assignments), models=models)
     return EchoCluster(home, settings)
 
 

@@ -19,6 +19,7 @@ import msgspec
 from jobs.checker import Stored
 from raybatch.actors import cluster
 from raybatch.actors.cluster_facts import kill_at_once, processes
+from raybatch.actors.engine_names import engine_names
 from raybatch.actors.reads import BatchRows
 from raybatch.config import Home, Settings
 from raybatch.core.model import Batch
@@ -47,7 +48,7 @@ class OwnCluster:
         Raises OperatorError with the reason of an engine that could not load.
         """
         self._ray_temp_dir = Path(cluster.up(self.home, self.settings, say=lambda _: None).ray_temp_dir)
-        expected = self.settings.engine.replicas if engines is None else engines
+        expected = len(engine_names(self.settings)) if engines is None else engines
         until(lambda: self.ready_engines() >= expected, self._ready_max_s, "the engines are not ready")
 
     def down(self, now: bool = False) -> None:
@@ -125,11 +126,15 @@ class OwnCluster:
         found = self.sql(batch_id, "SELECT index, custom_id, status_code, line FROM results")
         return [Stored(**row) for row in found]
 
-    def _rows(self, batch_id: str) -> BatchRows:
+    def admin(self, path: str) -> Any:
+        """What the operator's door answers, such as "overview" or "log"."""
         token = (self.home.run / "admin_token").read_text().strip()
-        answer = self._http.get("/admin/manifest", headers={"Authorization": f"Bearer {token}"})
+        answer = self._http.get(f"/admin/{path}", headers={"Authorization": f"Bearer {token}"})
         answer.raise_for_status()
-        known = msgspec.convert(answer.json(), tuple[BatchRows, ...])
+        return answer.json()
+
+    def _rows(self, batch_id: str) -> BatchRows:
+        known = msgspec.convert(self.admin("manifest"), tuple[BatchRows, ...])
         return next(rows for rows in known if rows.batch.batch_id == batch_id)
 
 

@@ -17,10 +17,13 @@ from raybatch.cli import (
     backup,
     batches,
     cancel,
+    delete,
     demo,
     demo_data,
     doctor,
+    env,
     down,
+    du,
     failed,
     logs,
     models,
@@ -32,6 +35,7 @@ from raybatch.cli import (
     status,
     submit,
     up,
+    verify,
     watch,
 )
 from raybatch.cli.connection import Connection
@@ -107,10 +111,14 @@ def _assembled() -> typer.Typer:
     app.command("pause")(pause.pause)
     app.command("resume")(pause.resume)
     app.command("cancel")(cancel.cancel)
+    app.command("delete")(delete.delete)
     app.command("batches")(batches.batches)
     app.command("models")(models.models)
     app.command("sql")(sql.sql)
     app.command("logs")(logs.logs)
+    app.command("env")(env.env)
+    app.command("verify")(verify.verify)
+    app.command("du")(du.du)
     app.command("doctor")(doctor.doctor)
     app.command("backup")(backup.backup)
     app.command("restore")(backup.restore)

@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.echo_cluster import EchoCluster, make_cluster
+from jobs.echo_cluster import EchoCluster, make_cluster, until
 from raybatch.actors import cluster as cluster_module
 from raybatch.cli.main import app
 from raybatch.config import PACKAGED_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ENDED_MAX_S = 120.0
 RAYBATCH = [str(Path(sys.executable).with_name("raybatch"))]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -41,7 +42,7 @@ def _commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[EchoCluster]:
-    made = make_cluster(rows_per_s=1500)
+    made = make_cluster("ray.dashboard=true", rows_per_s=1500)
     made.settings = replace(made.settings, models=(PACKAGED_MODEL,))
     try:
         made.up()
@@ -67,7 +68,11 @@ def test_the_commands_of_a_page_work(page: Path, served: EchoCluster, tmp_path: 
         elif words[0] == "raybatch":
             _run_raybatch(words[1:], served, tmp_path)
         elif words[0] == "python":
-            _run([sys.executable, *words[1:]], served, tmp_path)
+            _run([sys.executable, *_with_batch(words[1:], served)], served, tmp_path)
+        elif words[0] == "eval":
+            assert command == 'eval "$(raybatch env)"'
+        elif words[0] == "ray":
+            _run_ray(command, served, tmp_path)
         else:
             pytest.fail(f"{page.name}: no way to run {command!r}")
 
@@ -97,7 +102,7 @@ def _parse_up(words: list[str], served: EchoCluster) -> None:
 
 
 def _run_raybatch(words: list[str], served: EchoCluster, folder: Path) -> None:
-    words = [_batch(words[0], served) if word == "BATCH" else word for word in words]
+    words = _with_batch(words, served)
     if "--watch" in words:
         _watch(words, served, folder)
     elif words[0] == "down":
@@ -109,19 +114,46 @@ def _run_raybatch(words: list[str], served: EchoCluster, folder: Path) -> None:
         _run([*RAYBATCH, *words], served, folder)
 
 
+def _run_ray(command: str, served: EchoCluster, folder: Path) -> None:
+    """In a shell that was told where the cluster is, as the page says."""
+    if not (folder / "questions.jsonl").exists():
+        _run_raybatch(["demo-data", "--rows", "20", "-o", "questions.jsonl"], served, folder)
+    command = " ".join(_with_batch(command.split(" "), served))
+    _run(["bash", "-c", f'set -e; eval "$(raybatch env)"; {command}'], served, folder)
+
+
+def _with_batch(words: list[str], served: EchoCluster) -> list[str]:
+    return [_batch(words[0], served) if word == "BATCH" else word for word in words]
+
+
 def _batch(command: str, served: EchoCluster) -> str:
-    """The newest one that completed; for `cancel` one that still runs."""
+    """The newest one that completed; for `cancel` one that still runs, for `failed` and `retry` one that has
+    failed rows.
+    """
     if command == "cancel":
-        lines = (ROOT / "README.md").read_text().splitlines()[:1] * 20_000
-        upload = "".join(
-            f'{{"custom_id":"{i}","method":"POST","url":"/v1/chat/completions","body":{{"model":"smollm2",'
-            f'"messages":[{{"role":"user","content":"{line}"}}]}}}}\n'
-            for i, line in enumerate(lines)
-        )
-        answer = served.post("/v1/batches", files={"file": ("a.jsonl", upload)}, data={"model": "smollm2"})
-        return str(answer["id"])
+        return _submitted(served, [(ROOT / "README.md").read_text().splitlines()[0]] * 20_000)
+    if command == "failed":
+        batch_id = _submitted(served, ["[[status=503 times=4]]", "hello"])
+        until(lambda: _ended(served, batch_id), ENDED_MAX_S, f"{batch_id} has not ended")
+        return batch_id
     known = served.get("/v1/batches")["data"]
+    if command == "retry":
+        return str(next(batch["id"] for batch in known if batch["request_counts"]["failed"]))
     return str(next(batch["id"] for batch in known if batch["status"] == "completed"))
+
+
+def _submitted(served: EchoCluster, told: list[str]) -> str:
+    upload = "".join(
+        f'{{"custom_id":"{i}","method":"POST","url":"/v1/chat/completions","body":{{"model":"smollm2",'
+        f'"messages":[{{"role":"user","content":"{text}"}}]}}}}\n'
+        for i, text in enumerate(told)
+    )
+    answer = served.post("/v1/batches", files={"file": ("a.jsonl", upload)}, data={"model": "smollm2"})
+    return str(answer["id"])
+
+
+def _ended(served: EchoCluster, batch_id: str) -> bool:
+    return bool(served.get(f"/v1/batches/{batch_id}")["status"] == "completed")
 
 
 def _watch(words: list[str], served: EchoCluster, folder: Path) -> None:
@@ -146,4 +178,6 @@ def _run(command: list[str], served: EchoCluster, folder: Path) -> str:
 
 def _environment(served: EchoCluster) -> dict[str, str]:
     home = str(served.home.root)
-    return os.environ | {"RAYBATCH_HOME": home, "RAYBATCH_URL": served.url, "PYTHONUNBUFFERED": "1"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ours = {"RAYBATCH_HOME": home, "RAYBATCH_URL": served.url, "PYTHONUNBUFFERED": "1", "PATH": path}
+    return os.environ | ours
