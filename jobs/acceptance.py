@@ -295,5 +295,8 @@ def _show(console: Console, box: Box) -> None:
         console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+app = typer.Typer(add_completion=False)
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,4 +1,4 @@
-"""``/v1/batches``: create, look, list, cancel, pause, and what happened to one."""
+"""``/v1/batches``: create, look, list, cancel, pause, delete, and what happened to one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from raybatch.actors.reads import BatchView, Page
-from raybatch.core.events import CancelAsked, PauseAsked
+from raybatch.core.events import BatchDeletionAsked, CancelAsked, PauseAsked
 from raybatch.core.model import Batch, LogEntry
 from raybatch.wire.openai_objects import Json, list_object
 from serve_app.creation import create_from_form, create_from_json
@@ -81,6 +81,16 @@ async def cancel_batch(batch_id: str, door: TheDoor) -> Json:
     """Finished rows are kept; rows that run may still finish."""
     batch: Batch = await door.scheduler.ask(CancelAsked(new_reply_to(), door.tenant, batch_id))
     return shown(BatchView(batch))
+
+
+@router.delete("/{batch_id}")
+async def delete_batch(batch_id: str, door: TheDoor) -> Json:
+    """Forget an ended batch: its rows, its output and error files, its log. The input file stays, unless it
+    was deleted before and no other batch refers to it. An active batch is cancelled: ``deleted`` is false
+    then, and its finished rows are kept until it is deleted once more.
+    """
+    batch: Batch = await door.scheduler.ask(BatchDeletionAsked(new_reply_to(), door.tenant, batch_id))
+    return {"id": batch_id, "object": "batch", "deleted": not batch.active, "status": batch.status.value}
 
 
 @router.post("/{batch_id}/pause")

@@ -11,9 +11,11 @@ from starlette.responses import Response
 from raybatch.actors.reads import BatchRows, Page
 from raybatch.core.events import FileDeletionAsked, FileStored
 from raybatch.core.model import File
+from raybatch.crash_points import crash_point
 from raybatch.errors import BadRequest
 from raybatch.storage import exports
 from raybatch.storage.merge import Kind
+from raybatch.wire.batch_params import parse_file_expiry_s
 from raybatch.wire.openai_objects import Json, file_object, list_object
 from serve_app.door import Door, TheDoor, new_reply_to
 from serve_app.streams import stream
@@ -29,19 +31,23 @@ FORM_SCHEMA: dict[str, Any] = {
     "properties": {
         "file": {"type": "string", "format": "binary"},
         "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer"},
     },
 }
 
 
 @router.post("", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}})
 async def create_file(request: Request, door: TheDoor) -> Json:
-    """Upload a JSONL file of requests. It stays until it is deleted."""
+    """Upload a JSONL file of requests. It stays until it is deleted, or as long as ``expires_after`` says."""
     with door.upload_slot():
         await door.writable()
         async with received(request, door, FORM_FIELDS) as upload:
             _check_purpose(upload.fields.get("purpose"))
             file = await kept(door, upload)
-        return file_object(await door.scheduler.ask(FileStored(new_reply_to(), file)))
+        stored: File = await door.scheduler.ask(FileStored(new_reply_to(), file))
+        crash_point("upload.remembered")
+        return file_object(stored)
 
 
 @router.get("")
@@ -84,15 +90,17 @@ async def delete_file(file_id: str, door: TheDoor) -> Json:
 
 async def kept(door: Door, upload: Upload) -> File:
     """Make the upload durable, as a file the scheduler has yet to hear of."""
+    expires_after_s, now = parse_file_expiry_s(upload.fields), time.time()
     return File(
         file_id=upload.file_id,
         tenant=door.tenant,
         purpose="batch",
         filename=upload.filename,
         size_bytes=upload.size_bytes,
-        created_at=time.time(),
+        created_at=now,
         sha256=await upload.keep(),
         lines=upload.lines,
+        expires_at=None if expires_after_s is None else now + expires_after_s,
     )
 
 

@@ -134,6 +134,9 @@ class Remembered:
                 self.rates[entity.model] = entity
             elif image.table == "files":
                 self.files.pop(str(image.key), None)
+            elif image.table == "batches":
+                for known in (self.batches, self.parts, self.redrives):
+                    known.pop(str(image.key), None)
             elif image.table == "log":
                 self.log.pop(int(image.key), None)
             elif image.key == "all_paused":

@@ -15,15 +15,26 @@ import ray
 
 from raybatch import errors
 from raybatch.actors.gateway import NAMESPACE, RayGateway
+from raybatch.actors.head import ON_HEAD
 from raybatch.actors.metrics import keep_showing
 from raybatch.actors.own_loop import OwnLoop
 from raybatch.actors.scheduler import Scheduler
-from raybatch.actors.sweep import ORPHAN_AGE_S, kept, sweep
+from raybatch.actors.sweep import (
+    CLOCK_STEADY_S,
+    ORPHAN_AGE_S,
+    RETENTION_LOOK_S,
+    SteadyClock,
+    kept,
+    lost_its_ledger,
+    sweep,
+)
 from raybatch.actors.versions import code_version
 from raybatch.config import Home
 from raybatch.core.commands import Rejection
-from raybatch.core.events import Event
+from raybatch.core.events import Event, RetentionDue
 from raybatch.ledger.durable import DurableMemory
+from raybatch.storage.audit import audit, uploads
+from raybatch.storage.manifest import BatchFiles, Manifest
 from raybatch.telemetry import log_to_stderr
 
 SCHEDULER_NAME = "scheduler"
@@ -66,6 +77,7 @@ class SchedulerActor:
             self._scheduler = scheduler
             beside = [
                 asyncio.create_task(self._sweep(scheduler)),
+                asyncio.create_task(self._expire(scheduler)),
                 asyncio.create_task(keep_showing(scheduler)),
             ]
             await scheduler.run()
@@ -77,17 +89,41 @@ class SchedulerActor:
             os._exit(1)
 
     async def _sweep(self, scheduler: Scheduler) -> None:
-        """At the start and once a day."""
+        """At the start and once a day: what the ledger names is there, and what it does not name goes."""
         await scheduler.wait_ready()
         while True:
             try:
+                await self._audit(scheduler)
+                if lost_its_ledger(self._home, scheduler.known()):
+                    log.error(
+                        "the ledger knows no batch, but %s holds results: nothing is swept. "
+                        "If the ledger was lost, stop and use `raybatch restore`",
+                        self._home.root,
+                    )
+                    return
                 wanted = kept(scheduler.known())
                 removed = await asyncio.to_thread(sweep, self._home, wanted, time.time())
                 if removed:
-                    log.info("swept %d orphaned result files", len(removed))
+                    log.info("swept %d orphaned files", len(removed))
             except OSError as error:
                 log.warning("the sweep stopped: %s", error)
             await asyncio.sleep(ORPHAN_AGE_S)
+
+    async def _audit(self, scheduler: Scheduler) -> None:
+        rows = await scheduler.read("manifest", None)
+        batches = tuple(BatchFiles(one.batch, None, one.visible(), one.parts) for one in rows)
+        named = tuple(uploads(scheduler.known().files.values()))
+        for finding in await asyncio.to_thread(audit, self._home.root, Manifest(batches), False, named):
+            log.error("audit: %s", finding)
+
+    async def _expire(self, scheduler: Scheduler) -> None:
+        """Every few minutes, once the wall clock can be believed."""
+        await scheduler.wait_ready()
+        clock = SteadyClock()
+        while True:
+            if clock.steady_s(time.time(), time.monotonic()) >= CLOCK_STEADY_S:
+                await scheduler.ask(RetentionDue())
+            await asyncio.sleep(RETENTION_LOOK_S)
 
     async def _answered(self, call: str, *args: Any) -> Any:
         if self._scheduler is None:
@@ -111,5 +147,6 @@ def ensure_scheduler(home: Home) -> Any:
         max_task_retries=0,
         max_concurrency=CALLS_AT_ONCE,
         num_cpus=0,
+        resources=ON_HEAD,
     )
     return remote.remote(str(home.root))

@@ -60,6 +60,10 @@ class Connection:
         """As ``get``; ``content`` goes along as JSON."""
         return self._json("POST", path, self.api_key, {}, content)
 
+    def delete(self, path: str) -> Any:
+        """As ``get``."""
+        return self._json("DELETE", path, self.api_key, {})
+
     def admin(self, method: str, path: str, content: Json | None = None) -> Any:
         """As ``get``, with the token that only the owner of the home can read."""
         token_path = self.home.run / "admin_token"

@@ -15,6 +15,7 @@ from raybatch.core.chores import intake
 from raybatch.core.decision import Decision
 from raybatch.core.model import CHUNK_ROWS_MAX, TERMINAL, Batch, BatchStatus, LineError, Tally
 from raybatch.core.policy import Policy
+from raybatch.core.retention import gone
 from raybatch.core.rounds import reopened, resumed
 from raybatch.core.state import State
 
@@ -31,13 +32,7 @@ def delete_file(state: State, asked: e.FileDeletionAsked) -> Decision:
     if file is None or file.tenant != asked.tenant or file.deleted:
         missing = cmd.Rejection("NotFound", f"No such File object: {asked.file_id}", "id")
         return _answer(asked.reply_to, missing)
-    reply = cmd.Reply(asked.reply_to, file)
-    needed = file.batch_id is not None or any(
-        batch.input_file_id == file.file_id for batch in state.batches.values()
-    )
-    if needed:
-        return Decision((c.FileHidden(file.file_id),), (reply,))
-    return Decision((c.FileRemoved(file.file_id),), (reply, cmd.RemoveBlob(file.file_id)))
+    return _also(cmd.Reply(asked.reply_to, file), gone(state, (), (file,)))
 
 
 # -- created -----------------------------------------------------------------------------------------------
@@ -61,6 +56,7 @@ def create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) 
         idempotency_key=asked.idempotency_key,
         output_file_id=asked.output_file_id,
         error_file_id=asked.error_file_id,
+        output_expires_after_s=asked.output_expires_after_s,
     )
     created: tuple[c.Change, ...] = (c.BatchCreated(batch),)
     file = state.files.get(asked.input_file_id)
@@ -109,6 +105,16 @@ def cancel_batch(state: State, asked: e.CancelAsked, now: e.Now) -> Decision:
         (c.BatchCancelling(batch.batch_id, now.wall),),
         (cmd.Reply(asked.reply_to, cancelling), *_wake(batch)),
     )
+
+
+def delete_batch(state: State, asked: e.BatchDeletionAsked, now: e.Now) -> Decision:
+    """The reply is the batch as it was; still active, it is being cancelled and nothing is deleted yet."""
+    batch = _batch(state, asked.tenant, asked.batch_id)
+    if isinstance(batch, cmd.Rejection):
+        return _answer(asked.reply_to, batch)
+    if batch.active:
+        return cancel_batch(state, e.CancelAsked(asked.reply_to, asked.tenant, asked.batch_id), now)
+    return _also(cmd.Reply(asked.reply_to, batch), gone(state, (batch,), ()))
 
 
 def retry_batch(state: State, asked: e.RetryAsked, policy: Policy) -> Decision:
@@ -194,6 +200,10 @@ def _models(state: State) -> list[str]:
 
 def _wake(batch: Batch) -> tuple[cmd.Command, ...]:
     return (cmd.WakeEngines(batch.model),) if batch.model else ()
+
+
+def _also(reply: cmd.Reply, decision: Decision) -> Decision:
+    return Decision(decision.changes, (reply, *decision.commands))
 
 
 def _answer(reply_to: str, value: object) -> Decision:

@@ -119,6 +119,13 @@ class BatchEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchDeleted:
+    """An ended batch is forgotten: its rows, its output and error files of all rounds, its log."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchReopened:
     """A new round: the rows of ``spans`` run again, what they had come to no longer counts."""
 
@@ -232,6 +239,7 @@ DurableChange = (
     | PartsReplaced
     | BatchCancelling
     | BatchEnded
+    | BatchDeleted
     | BatchReopened
     | BatchPaused
     | BatchResumed

@@ -100,6 +100,14 @@ class RemoveParts:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveBatch:
+    """A deleted batch: after a grace for its readers, its index and its parts (``paths``) go."""
+
+    batch_id: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WakeEngines:
     """There is something new for engines of ``model``."""
 
@@ -112,8 +120,17 @@ class EndEngine:
 
     engine_id: str
     pid: int
+    machine: str  #: where that pid means it
 
 
 Command = (
-    Reply | StartIntake | StartClosing | StartCompaction | RemoveBlob | RemoveParts | WakeEngines | EndEngine
+    Reply
+    | StartIntake
+    | StartClosing
+    | StartCompaction
+    | RemoveBlob
+    | RemoveParts
+    | RemoveBatch
+    | WakeEngines
+    | EndEngine
 )

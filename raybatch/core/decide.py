@@ -31,6 +31,7 @@ from raybatch.core.model import BatchStatus, ChunkState, PartFile, PartSlice
 from raybatch.core.placement import just_failed, model_for
 from raybatch.core.policy import Policy
 from raybatch.core.quarantine import blamed, turn
+from raybatch.core.retention import outlived
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 
@@ -58,6 +59,10 @@ def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decisi
             return _replace_parts(state, event)
         case e.CancelAsked():
             return asked.cancel_batch(state, event, now)
+        case e.BatchDeletionAsked():
+            return asked.delete_batch(state, event, now)
+        case e.RetentionDue():
+            return outlived(state, now, policy)
         case e.RetryAsked():
             return asked.retry_batch(state, event, policy)
         case e.PauseAsked():
@@ -269,7 +274,7 @@ def _tick(state: State, now: e.Now, policy: Policy) -> Decision:
     for engine_id, entry in state.engines.items():
         if not entry.lost and now.mono - entry.seen_at_mono > policy.engine_silent_s:
             changes.append(c.EngineLost(engine_id))
-            commands.append(cmd.EndEngine(engine_id, entry.report.pid))
+            commands.append(cmd.EndEngine(engine_id, entry.report.pid, entry.report.machine))
     for chunk in state.chunks.values():
         if chunk.state is not ChunkState.LEASED:
             continue

@@ -29,4 +29,5 @@ def _file(batch: Batch, file_id: str, kind: str, size_bytes: int, now: Now) -> F
         batch_id=batch.batch_id,
         part_kind=kind,
         round=batch.round,
+        expires_at=None if batch.output_expires_after_s is None else now.wall + batch.output_expires_after_s,
     )

@@ -56,6 +56,7 @@ class BatchAsked:
     request_key: str
     idempotency_key: str | None
     is_retry: bool  #: the client says it has sent this before (``x-stainless-retry-count``)
+    output_expires_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,20 @@ class CancelAsked:
     reply_to: str
     tenant: str
     batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDeletionAsked:
+    """An active batch is cancelled by it, an ended one forgotten with all its data."""
+
+    reply_to: str
+    tenant: str
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionDue:
+    """Now and then: what has outlived its time is to go. Said only while the wall clock can be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +197,7 @@ class EngineReport:
     pid: int
     child_pids: tuple[int, ...]
     error: str | None = None  #: why phase is failed or died
+    machine: str = ""  #: names the boot of the machine it runs on: there its pid means it
     slot: bool = False  #: serves the models of the configuration in turns
     serves: tuple[str, ...] = ()  #: ids of the models a slot may be told to serve
     load_s: float = 0.0  #: what loading its model took
@@ -218,6 +234,8 @@ Event = (
     | FileDeletionAsked
     | BatchAsked
     | CancelAsked
+    | BatchDeletionAsked
+    | RetentionDue
     | RetryAsked
     | PauseAsked
     | DrainAsked

@@ -50,6 +50,9 @@ def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
             yield c.Logged(at, "paused" if on else "resumed", "everything, by the operator")
         case c.BatchCancelling(batch_id, _):
             yield c.Logged(at, "cancelling", "finished rows are kept", batch_id)
+        case c.BatchDeleted(batch_id):
+            rows = state.batches[batch_id].finished_rows
+            yield c.Logged(at, "deleted", f"{batch_id} with its {rows:,} rows")
         case c.BatchReopened(batch_id, spans):
             rows = sum(span.rows.bit_count() for span in spans)
             message = f"{rows:,} failed requests run again, as round {state.batches[batch_id].round + 1}"

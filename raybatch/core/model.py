@@ -53,6 +53,7 @@ class File:
     deleted: bool = False  #: no longer served, bytes kept while a batch needs them
     lines: int | None = None  #: of an upload: its lines that are not blank
     round: int = 1  #: of an output or error file: the batch's round whose rows it shows
+    expires_at: float | None = None  #: deleted then, as by its owner; None: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,7 @@ class Batch:
     round: int = 1  #: one more with every retry
     paused_at: float | None = None  #: None while it runs
     paused_s: float = 0.0  #: in earlier pauses
+    output_expires_after_s: int | None = None  #: of its output and error files, from their creation on
 
     @property
     def expected_row_tokens(self) -> float:
@@ -285,3 +287,11 @@ class Batch:
     @property
     def active(self) -> bool:
         return self.status not in TERMINAL
+
+    @property
+    def ended_at(self) -> float | None:
+        """None while it is active."""
+        if self.active:
+            return None
+        ends = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
+        return max((at for at in ends if at is not None), default=self.created_at)

@@ -18,6 +18,7 @@ class Policy:
     requests_max: int = 1_000_000  #: in one batch
     active_batches_max: int = 100  #: of a tenant, not ended yet
     queued_requests_max: int = 10_000_000  #: of a tenant, accepted and not finished
+    keep_batches_days: float = 0.0  #: an ended batch is deleted, with its results, so long after; 0: never
     disk_free_bytes_min: int = 1 << 30  #: with less, nothing new is taken in
     turn_s: float = 600.0  #: a model keeps an engine's slot at least so long while another one waits
     turn_loads_min: float = 10.0  #: and at least so many times as long as loading it took

@@ -14,6 +14,7 @@ from typing import Final
 from raybatch.core import changes as c
 from raybatch.core.chunking import redriven, suspects
 from raybatch.core.events import EnginePhase, EngineReport, SurroundingsSeen
+from raybatch.core.image import Image, images_of, redrive_image, redrive_key
 from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
 from raybatch.core.model import (
     Batch,
@@ -29,38 +30,12 @@ from raybatch.core.model import (
 )
 from raybatch.core.rounds import reopened, resumed
 from raybatch.core.rows import full
+from raybatch.core.seen import EngineEntry, ModelFault
 from raybatch.errors import IllegalMove
 
-Entity = File | Batch | Chunk | PartFile | Redrive | LogEntry | ModelRate | int
+__all__ = ["EngineEntry", "Image", "ModelFault", "State"]
 
 LOG_ENTRIES_MAX: Final = 200  #: kept of each batch, and of each engine's own; the oldest go first
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """How one remembered entity looks after a change; ``entity`` None means it is gone."""
-
-    table: str  #: files, batches, chunks, parts, redrives, log, rates, counters
-    key: str | int
-    entity: Entity | None
-    batch_id: str | None = None  #: for parts
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEntry:
-    report: EngineReport
-    seen_at_mono: float
-    starts: tuple[float, ...]
-    lost: bool = False
-    ordered: str | None = None  #: the model a slot was told to serve and has not begun to load
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFault:
-    """Why a model could not be loaded when it was last tried."""
-
-    error: str
-    at_mono: float
 
 
 @dataclass(slots=True)
@@ -150,6 +125,8 @@ class State:
                 return self._replace_parts(change)
             case c.BatchReopened():
                 return self._reopen(change)
+            case c.BatchDeleted(batch_id):
+                return self._delete(batch_id)
             case c.BatchPaused(batch_id, at):
                 return (self._put_batch(replace(self.batches[batch_id], paused_at=at)),)
             case c.BatchResumed(batch_id, at):
@@ -191,22 +168,7 @@ class State:
 
     def images(self) -> tuple[Image, ...]:
         """Everything durable, for a snapshot."""
-        return (
-            *(Image("files", file.file_id, file) for file in self.files.values()),
-            *(Image("batches", batch.batch_id, batch) for batch in self.batches.values()),
-            *(Image("chunks", chunk.chunk_id, chunk) for chunk in self.chunks.values()),
-            *(
-                Image("parts", part.part_id, part, batch_id)
-                for batch_id, parts in self.parts.items()
-                for part in parts.values()
-            ),
-            *(_redrive_image(drive) for drives in self.redrives.values() for drive in drives.values()),
-            *(Image("log", entry.entry_id, entry) for entry in self.log.values()),
-            *(Image("rates", rate.model, rate) for rate in self.rates.values()),
-            *self._counters(),
-            Image("counters", "next_entry_id", self.next_entry_id),
-            Image("counters", "all_paused", self.all_paused),
-        )
+        return images_of(self)
 
     # -- durable changes -----------------------------------------------------------------------------------
 
@@ -354,9 +316,32 @@ class State:
         self.active = {batch_id: None for batch_id in self.batches if batch_id in self.active}  # oldest first
         return (
             image,
-            _redrive_image(redrive),
+            redrive_image(redrive),
             *(self._put_chunk(self._redriven(batch, span)) for span in change.spans),
             *self._counters(),
+        )
+
+    def _delete(self, batch_id: str) -> tuple[Image, ...]:
+        batch = self.batches[batch_id]
+        if batch.active:
+            raise IllegalMove(f"batch {batch_id} is {batch.status}: it cannot be deleted")
+        files = [file.file_id for file in self.files.values() if file.batch_id == batch_id]
+        entries = self.subject_log.pop(batch_id, ())
+        for file_id in files:
+            del self.files[file_id]
+        for entry_id in entries:
+            del self.log[entry_id]
+        del self.batches[batch_id]
+        self.batch_chunks.pop(batch_id, None)
+        return (
+            *(Image("files", file_id, None) for file_id in files),
+            *(Image("parts", part_id, None, batch_id) for part_id in self.parts.pop(batch_id, ())),
+            *(
+                Image("redrives", redrive_key(batch_id, round_), None)
+                for round_ in self.redrives.pop(batch_id, ())
+            ),
+            *(Image("log", entry_id, None) for entry_id in entries),
+            Image("batches", batch_id, None),
         )
 
     def _redriven(self, batch: Batch, span: RowSpan) -> Chunk:
@@ -457,7 +442,3 @@ class State:
             Image("counters", "next_token", self.next_token),
             Image("counters", "next_chunk_id", self.next_chunk_id),
         )
-
-
-def _redrive_image(redrive: Redrive) -> Image:
-    return Image("redrives", f"{redrive.batch_id}/{redrive.round}", redrive)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from raybatch.core.state import Image
+
+#: Of the ledger's tables and the journal's records. What a version adds to a record has a default, so that a
+#: newer version reads what an older one wrote; a ledger of an older version is made again from the journal.
+SCHEMA_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

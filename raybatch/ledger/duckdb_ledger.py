@@ -11,35 +11,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import duckdb
+import msgspec
 
 from raybatch.core.state import Image
 from raybatch.errors import Corrupt, DiskFull, InUse
-from raybatch.ledger.contract import Remembered, coalesce
+from raybatch.ledger.contract import SCHEMA_VERSION, Remembered, coalesce
 from raybatch.ledger.rows import TABLES, Table
-
-SCHEMA_VERSION: Final = 2
 
 
 class DuckDBLedger:
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises Corrupt when it is not a ledger of this version."""
+        """Opens or creates the file. Raises Corrupt when it cannot be read."""
         self._path = path
-        self._con = self._open()
-        self._seq = self._applied_seq()
+        self._con, self._seq, self.version = self._open()
+
+    @property
+    def seq(self) -> int:
+        """Of the last commit; known in every version."""
+        return self._seq
 
     def load(self) -> Remembered:
+        """Reads every block. Raises Corrupt when one of them does not match its checksum."""
+        assert self.version == SCHEMA_VERSION, "an older version is made again, not loaded"
         images: list[Image] = []
-        for table in TABLES.values():
-            live = " WHERE state <> 'completed'" if table.name == "chunks" else ""
-            order = {"batches": "created_at, rowid", "files": "created_at, rowid"}.get(table.name, table.key)
-            columns = ", ".join(f'"{name}"' for name, _ in table.columns)
-            rows = self._con.execute(f"SELECT {columns} FROM {table.name}{live} ORDER BY {order}").fetchall()
-            names = [name for name, _ in table.columns]
-            images.extend(table.image_of(dict(zip(names, row, strict=True))) for row in rows)
+        try:
+            for table in TABLES.values():
+                self._con.execute(f"SELECT bit_xor(hash({table.name})) FROM {table.name}").fetchall()
+                images.extend(self._images(table))
+        except (duckdb.Error, msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise Corrupt(f"the ledger {self._path} cannot be read: {error}") from error
         return Remembered(self._seq, tuple(images))
 
     def commit(self, seq: int, images: tuple[Image, ...]) -> None:
@@ -49,6 +53,8 @@ class DuckDBLedger:
             self._con.execute("BEGIN TRANSACTION")
             for name, by_key in coalesce(images).items():
                 self._put(TABLES[name], by_key)
+                if name == "batches":
+                    self._forget_chunks([key for key, image in by_key.items() if image.entity is None])
             self._con.execute("UPDATE applied SET seq = ?", [seq])
             self._con.execute("COMMIT")
             self._seq = seq
@@ -59,29 +65,25 @@ class DuckDBLedger:
                 raise DiskFull(
                     f"no space left for the ledger at {self._path}: free some disk space"
                 ) from error
-            raise
+            raise Corrupt(f"the ledger {self._path} could not be written: {error}") from error
 
     def reopen(self) -> None:
         with contextlib.suppress(duckdb.Error):
             self._con.close()
-        self._con = self._open()
-        self._seq = self._applied_seq()
+        self._con, self._seq, self.version = self._open()
 
     def close(self) -> None:
         self._con.close()
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
+    def _open(self) -> tuple[duckdb.DuckDBPyConnection, int, int]:
+        """Connection, last commit, schema version."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             con = duckdb.connect(str(self._path), config={"threads": 1, "memory_limit": "512MB"})
             con.execute("PRAGMA disable_optimizer")  # planning costs more than these statements
-            con.execute("CREATE TABLE IF NOT EXISTS applied (seq BIGINT, schema_version INTEGER)")
-            for table in TABLES.values():
-                columns = ", ".join(f'"{name}" {kind}' for name, kind in table.columns)
-                con.execute(f"CREATE TABLE IF NOT EXISTS {table.name} ({columns})")
-            if con.execute("SELECT count(*) FROM applied").fetchone() == (0,):
-                con.execute("INSERT INTO applied VALUES (0, ?)", [SCHEMA_VERSION])
-            found = con.execute("SELECT schema_version FROM applied").fetchall()
+            if con.execute("SHOW TABLES").fetchall() == []:
+                _create(con)
+            found = con.execute("SELECT seq, schema_version FROM applied").fetchall()
         except duckdb.Error as error:
             if _is_disk_full(error):
                 raise DiskFull(
@@ -90,15 +92,24 @@ class DuckDBLedger:
             if "Could not set lock" in str(error):
                 raise InUse(f"the ledger {self._path} is open in another process: {error}") from error
             raise Corrupt(f"the ledger {self._path} cannot be read: {error}") from error
-        if found != [(SCHEMA_VERSION,)]:
+        if len(found) != 1:
             con.close()
-            raise Corrupt(f"the ledger {self._path} has schema {found}, this version reads {SCHEMA_VERSION}")
-        return con
+            raise Corrupt(f"the ledger {self._path} names {len(found)} last commits, expected one")
+        return con, int(found[0][0]), int(found[0][1])
 
-    def _applied_seq(self) -> int:
-        row = self._con.execute("SELECT seq FROM applied").fetchone()
-        assert row is not None
-        return int(row[0])
+    def _images(self, table: Table) -> Iterator[Image]:
+        live = " WHERE state <> 'completed'" if table.name == "chunks" else ""
+        order = {"batches": "created_at, rowid", "files": "created_at, rowid"}.get(table.name, table.key)
+        names = [name for name, _ in table.columns]
+        columns = ", ".join(f'"{name}"' for name in names)
+        rows = self._con.execute(f"SELECT {columns} FROM {table.name}{live} ORDER BY {order}").fetchall()
+        return (table.image_of(dict(zip(names, row, strict=True))) for row in rows)
+
+    def _forget_chunks(self, batch_ids: list[str | int]) -> None:
+        """Completed chunks stay in the table, which alone remembers them, until their batch goes."""
+        if batch_ids:
+            keys = "SELECT unnest(from_json(?, '[\"VARCHAR\"]'))"
+            self._con.execute(f"DELETE FROM chunks WHERE batch_id IN ({keys})", [json.dumps(batch_ids)])
 
     def _put(self, table: Table, by_key: dict[str | int, Image]) -> None:
         keys = f"""SELECT unnest(from_json(?, '["{table.key_type}"]'))"""
@@ -114,6 +125,16 @@ class DuckDBLedger:
             self._con.execute(
                 f"INSERT INTO {table.name} SELECT unnest(image) FROM ({structs})", [json.dumps(rows)]
             )
+
+
+def _create(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("BEGIN TRANSACTION")
+    for table in TABLES.values():
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in table.columns)
+        con.execute(f"CREATE TABLE {table.name} ({columns})")
+    con.execute("CREATE TABLE applied (seq BIGINT, schema_version INTEGER)")
+    con.execute("INSERT INTO applied VALUES (0, ?)", [SCHEMA_VERSION])
+    con.execute("COMMIT")
 
 
 def _is_disk_full(error: duckdb.Error) -> bool:

@@ -59,6 +59,7 @@ def _file_row(image: Image) -> Row:
         file.deleted,
         file.lines,
         file.round,
+        file.expires_at,
     )
 
 
@@ -103,6 +104,7 @@ def _batch_row(image: Image) -> Row:
         batch.round,
         batch.paused_at,
         batch.paused_s,
+        batch.output_expires_after_s,
     )
 
 
@@ -211,6 +213,7 @@ TABLES: Final[dict[str, Table]] = {
                 ("deleted", "BOOLEAN"),
                 ("lines", "BIGINT"),
                 ("round", "INTEGER"),
+                ("expires_at", "DOUBLE"),
             ),
             _file_row,
             lambda cells: Image("files", cells["file_id"], File(**cells)),
@@ -255,6 +258,7 @@ TABLES: Final[dict[str, Table]] = {
                 ("round", "INTEGER"),
                 ("paused_at", "DOUBLE"),
                 ("paused_s", "DOUBLE"),
+                ("output_expires_after_s", "BIGINT"),
             ),
             _batch_row,
             _batch_image,

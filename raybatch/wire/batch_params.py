@@ -22,8 +22,8 @@ METADATA_PAIRS_MAX = 16
 METADATA_KEY_CHARACTERS_MAX = 64
 METADATA_VALUE_CHARACTERS_MAX = 512
 PRIORITY_MAX = 100  #: and its negative at the other end
-OUTPUT_EXPIRY_MIN_S = 3_600
-OUTPUT_EXPIRY_MAX_S = 2_592_000
+EXPIRY_MIN_S = 3_600  #: of a file, from its creation
+EXPIRY_MAX_S = 2_592_000
 
 REQUIRED = ("input_file_id", "endpoint", "completion_window")
 OPTIONAL = ("metadata", "output_expires_after", "priority")
@@ -55,7 +55,7 @@ def parse_batch_params(body: bytes, *, windows_s: Mapping[str, float] = COMPLETI
         completion_window_s=windows_s[window],
         metadata=_metadata(fields.get("metadata")),
         priority=_integer("priority", fields.get("priority", 0), -PRIORITY_MAX, PRIORITY_MAX),
-        output_expires_after_s=_output_expiry_s(fields.get("output_expires_after")),
+        output_expires_after_s=_expiry_s("output_expires_after", fields.get("output_expires_after")),
     )
 
 
@@ -71,6 +71,18 @@ def parse_retry_params(body: bytes) -> RetryParams:
     """An empty body asks for all. Raises BadRequest naming the first fault."""
     fields = _object(body, RETRY_FIELDS) if body.strip() else {}
     return RetryParams(*(_texts(name, fields.get(name)) for name in RETRY_FIELDS))
+
+
+def parse_file_expiry_s(fields: Mapping[str, str]) -> int | None:
+    """``expires_after`` of an upload's form, which spells an object as fields with brackets.
+
+    Raises BadRequest naming the first fault.
+    """
+    anchor, seconds = (fields.get(f"expires_after[{key}]") for key in ("anchor", "seconds"))
+    if anchor is None and seconds is None:
+        return None
+    number = int(seconds) if seconds is not None and seconds.isdecimal() else seconds
+    return _expiry_s("expires_after", {"anchor": anchor, "seconds": number})
 
 
 def _object(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:
@@ -153,14 +165,13 @@ def _metadata_pair(key: str, found: object) -> None:
         _refuse("string_above_max_length", message, param)
 
 
-def _output_expiry_s(found: object) -> int | None:
+def _expiry_s(param: str, found: object) -> int | None:
     if found is None:
         return None
     if not isinstance(found, dict):
-        _refuse_type("output_expires_after", "an object", found)
-    _choice("output_expires_after.anchor", found.get("anchor"), ("created_at",))
-    seconds = found.get("seconds")
-    return _integer("output_expires_after.seconds", seconds, OUTPUT_EXPIRY_MIN_S, OUTPUT_EXPIRY_MAX_S)
+        _refuse_type(param, "an object", found)
+    _choice(f"{param}.anchor", found.get("anchor"), ("created_at",))
+    return _integer(f"{param}.seconds", found.get("seconds"), EXPIRY_MIN_S, EXPIRY_MAX_S)
 
 
 def _refuse_type(param: str, expected: str, found: object) -> Never:

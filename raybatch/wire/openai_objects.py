@@ -15,7 +15,7 @@ Json = dict[str, object]
 
 
 def file_object(file: File) -> Json:
-    return {
+    shown: Json = {
         "id": file.file_id,
         "object": "file",
         "bytes": file.size_bytes,
@@ -24,6 +24,9 @@ def file_object(file: File) -> Json:
         "purpose": file.purpose,
         "status": "processed",  # anything else makes the SDK's wait_for_processing wait for half an hour
     }
+    if file.expires_at is not None:
+        shown["expires_at"] = int(file.expires_at)
+    return shown
 
 
 def batch_object(batch: Batch, raybatch_extra: Json | None = None) -> Json:

@@ -34,7 +34,7 @@ from tests.actors.local import (
     upload_of,
 )
 
-SLOW = EchoSettings(alpha_ms=2.0, concurrency=32)
+SLOW = EchoSettings(alpha_ms=10.0, concurrency=32)  #: some 800 rows a second, on any machine
 
 
 @pytest.fixture
@@ -91,6 +91,16 @@ async def test_a_dead_engine_commits_what_it_finished_and_the_next_one_does_the_
         assert (batch.tally.completed, batch.tally.failed) == (600, 0)
         output = await lines_of(home, scheduler, batch.batch_id, "output")
         assert [line["custom_id"] for line in output] == [f"id-{i}" for i in range(600)]
+
+
+async def test_the_death_of_an_idle_engine_is_noticed_before_it_is_given_rows(home: Home) -> None:
+    async with scheduling(home) as (scheduler, gateway):
+        engine = EchoEngine()
+        async with engine_running(home, gateway, engine) as (_, task):
+            while not any(view.phase == "ready" for view in (await scheduler.read("overview")).engines):
+                await asyncio.sleep(0.01)
+            os.kill(engine.child_pids()[0], signal.SIGKILL)
+            assert await task == "the engine died"
 
 
 async def test_a_drained_engine_commits_finished_rows_and_gives_the_rest_back(home: Home) -> None:
@@ -224,7 +234,7 @@ async def test_heat_empties_the_window_and_closes_the_door_until_the_card_has_co
         scheduling(home) as (scheduler, gateway),
         engine_running(home, gateway, EchoEngine(SLOW), guard=guard),
     ):
-        batch = await create(scheduler, await store(home, scheduler, upload_of(2_000)))
+        batch = await create(scheduler, await store(home, scheduler, upload_of(4_000)))
         await until(scheduler, batch.batch_id, lambda batch: batch.finished_rows > 60)
         guard.celsius = 90
         file = await store(home, scheduler, upload_of(10))
@@ -235,7 +245,7 @@ async def test_heat_empties_the_window_and_closes_the_door_until_the_card_has_co
         while any(engine.held_rows for engine in (await scheduler.read("overview")).engines):
             await asyncio.sleep(0.01)
         rested = await scheduler.read("batch", "default", batch.batch_id)
-        assert rested.finished_rows < 2_000
+        assert rested.finished_rows < 4_000
 
         guard.celsius = 78  # cooler, but not below where it recovers
         while (await scheduler.read("overview")).engines[0].gpus[0].temperature_c != 78:
@@ -243,7 +253,7 @@ async def test_heat_empties_the_window_and_closes_the_door_until_the_card_has_co
         assert (await scheduler.read("overview")).closed is not None
 
         guard.celsius = 60
-        assert (await ended(scheduler, batch.batch_id)).tally.completed == 2_000
+        assert (await ended(scheduler, batch.batch_id)).tally.completed == 4_000
         await create(scheduler, file)
         kinds = [entry.kind for entry in await scheduler.read("whole_log")]
         assert kinds.index("gpu_unfit") < kinds.index("gpu_fit")

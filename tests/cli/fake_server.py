@@ -60,6 +60,9 @@ def serving() -> Iterator[FakeServer]:
         def do_POST(self) -> None:
             self._answer("POST")
 
+        def do_DELETE(self) -> None:
+            self._answer("DELETE")
+
         def _answer(self, method: str) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             bearer = self.headers.get("authorization", "").removeprefix("Bearer ")

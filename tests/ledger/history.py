@@ -49,6 +49,7 @@ def state_after(count: int) -> State:
 def journal_of(directory: Path, count: int, segment_bytes_max: int = 64 << 20) -> list[int]:
     """Write ``count`` ticks; the size of the open segment after each of them, its snapshot's first."""
     journal = Journal(directory, segment_bytes_max)
+    journal.settle(0)
     state = State()
     journal.start_segment(0, state.images(), 0.0)
     ends = [newest(directory).stat().st_size]
@@ -62,15 +63,17 @@ def journal_of(directory: Path, count: int, segment_bytes_max: int = 64 << 20) -
     return ends
 
 
+def tick(number: int) -> Changes:
+    return next(changes for seq, changes in enumerate(ticks(), start=1) if seq == number)
+
+
 def newest(directory: Path) -> Path:
     return max(directory.glob("*.journal"))
 
 
-def replayed(directory: Path, after_seq: int = 0) -> State:
-    journal = Journal(directory)
-    journal.close()
+def replayed(directory: Path) -> State:
     state = State()
-    for record in journal.replay(after_seq):
+    for record in Journal(directory).replay():
         if record.snapshot is not None:
             state.load(record.snapshot)
         applied(state, record.changes)

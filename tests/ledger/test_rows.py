@@ -15,6 +15,7 @@ SPREAD: dict[str, list[str]] = {
     "tally": [field.name for field in fields(Tally) if field.name != "usage"]
     + [field.name for field in fields(Usage)],
     "covered": ["covered_hex"],
+    "exposed": ["exposed_hex"],
 }
 
 

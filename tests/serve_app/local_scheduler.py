@@ -43,6 +43,7 @@ class LocalScheduler:
         self._state, self._known, self._mono = State(), reads.Remembered(), 0.0
         self._chores: list[Command] = []
         self._drawn = 0
+        self._wall_offset_s = 1_700_000_000.0
 
     async def ask(self, event: e.Event) -> Any:
         self._check_up()
@@ -66,6 +67,10 @@ class LocalScheduler:
                 return reads.Page(tuple(map(reads.BatchView, page.items)), page.has_more)
             case _:
                 return raise_rejection(getattr(reads, what)(self._known, *args))
+
+    def set_clock(self, wall: float) -> None:
+        """What the next event is decided under."""
+        self._wall_offset_s = wall - self._mono - 1.0
 
     def look_around(self, disk_free_bytes: int) -> None:
         self._tell(e.SurroundingsSeen(disk_free_bytes, None))
@@ -117,7 +122,7 @@ class LocalScheduler:
 
     def _tell(self, event: e.Event) -> Any:
         self._mono += 1.0
-        now = e.Now(1_700_000_000.0 + self._mono, self._mono)
+        now = e.Now(self._wall_offset_s + self._mono, self._mono)
         decision = decide(self._state, event, now, self.policy)
         for change in decision.changes:
             self._known.take(self._state.apply(change))

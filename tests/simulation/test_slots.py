@@ -37,7 +37,7 @@ def live(seed: int, slots: int) -> World:
 
 
 def test_the_histories_are_rich() -> None:
-    worlds = live_all(range(10), slots=1)
+    worlds = live_all(range(30), slots=1)
     kinds = {entry.kind for world in worlds for entry in world.state.log.values()}
     assert {"idle", "loading", "ready", "stopped", "failed"} <= kinds
     assert sum(len(world.swaps) for world in worlds) > 20

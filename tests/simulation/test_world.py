@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raybatch.core import asked
 from raybatch.core import commands as cmd
 from raybatch.core import decide as deciding
 from raybatch.core.changes import LeaseReleased
@@ -47,6 +48,7 @@ def test_the_histories_are_rich() -> None:
     assert any(batch.status is BatchStatus.CANCELLED and batch.tally.completed for batch in batches)
     assert any(part.level > 0 for part in parts)
     assert any(world.boot_s for world in worlds)
+    assert any(world.deleted for world in worlds)
     assert any(change.part.masked for change in _committed_parts(worlds))
 
 
@@ -91,6 +93,12 @@ def _never_expires(state: Any, now: Any, policy: Any, real: Any = deciding._tick
     return Decision(kept, decision.commands)
 
 
+def _takes_the_upload_along(state: Any, batches: Any, files: Any, real: Any = asked.gone) -> Decision:
+    decision: Decision = real(state, batches, files)
+    inputs = tuple(cmd.RemoveBlob(batch.input_file_id) for batch in batches)
+    return Decision(decision.changes, (*decision.commands, *inputs))
+
+
 def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> Any:
     return real(batch, tally, now)[-1:]
 
@@ -105,10 +113,11 @@ def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> 
         ("_replace_parts", _removes_twice),
         ("asked._same_request", _forgets_repeats),
         ("_tick", _never_expires),
+        ("asked.gone", _takes_the_upload_along),
         ("ended", _ends_without_files),
     ],
 )
 def test_the_world_notices(name: str, mistake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"raybatch.core.decide.{name}", mistake)
     with pytest.raises(AssertionError, match="seed "):
-        _live_all(range(100))
+        _live_all(range(300))  # until the first that notices

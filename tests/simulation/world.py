@@ -80,6 +80,7 @@ class World:
         self.chores: list[cmd.Command] = []
         self.disk: dict[str, list[DiskRow]] = {}
         self.removed_blobs: set[str] = set()
+        self.deleted: set[str] = set()
         self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
         self.ended: dict[tuple[str, int], Batch] = {}  #: by id and round
         self.models = SLOT_MODELS if slots else MODELS
@@ -111,6 +112,7 @@ class World:
             (1, self._client_retries),
             (1, self._client_pauses),
             (1, self._client_deletes),
+            (1, self._client_deletes_a_batch),
             (1, self._engine_is_born_again),
             (1, self._scheduler_dies),
         ]
@@ -185,8 +187,10 @@ class World:
             else:
                 assert key not in self.ended, "a batch came back after its end without a retry"
                 assert batch.input_file_id not in self.removed_blobs, "the upload of a live batch is gone"
+        assert self.deleted.isdisjoint(self.state.batches), "a deleted batch came back"
         for file in self.state.files.values():
             if file.batch_id is not None:
+                assert file.batch_id in self.state.batches, f"{file.file_id} outlives its batch"
                 shown = self._rows(file.batch_id, file.round)
                 kind = [row.size_bytes for row in shown if row.ok == (file.part_kind == "output")]
                 assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
@@ -228,6 +232,7 @@ class World:
         self.seq += 1
         self.ledger.commit(self.seq, images)
         self.history.append((remembered, images))
+        self.deleted |= {change.batch_id for change in remembered if isinstance(change, c.BatchDeleted)}
 
     def _scheduler_dies(self) -> None:
         if self._chance(0.5):
@@ -255,6 +260,9 @@ class World:
             case cmd.RemoveParts():
                 for path in command.paths:
                     self.disk.pop(path, None)
+            case cmd.RemoveBatch():
+                for path in command.paths:
+                    self.disk.pop(path, None)
             case cmd.RemoveBlob():
                 self.removed_blobs.add(command.file_id)
 
@@ -274,7 +282,9 @@ class World:
     def _deliver_again(self) -> None:
         """Something said long ago."""
         if self.echoes:
-            self.happen(self.rng.choice(self.echoes))
+            event = self.rng.choice(self.echoes)
+            if not (isinstance(event, e.BatchAsked) and event.batch_id in self.deleted):
+                self.happen(event)  # nobody deletes a batch while asking for it
 
     def _deliver_reply(self) -> None:
         if not self.replies:
@@ -372,6 +382,8 @@ class World:
         self.to_scheduler.append(broke if verdict is None or fate < 0.2 else verdict)
 
     def _take_in(self, batch_id: str) -> e.IntakeEnded:
+        if batch_id in self.deleted:  # and its upload may be, too
+            return e.IntakeEnded(batch_id, 0, None, 0, (LineError("invalid_request", "gone", None, 1),))
         file_id = self.state.batches[batch_id].input_file_id
         assert file_id not in self.removed_blobs
         total, sound = self.uploads[file_id]
@@ -468,6 +480,12 @@ class World:
         if self.state.files:
             file_id = self.rng.choice(list(self.state.files))
             self.to_scheduler.append(e.FileDeletionAsked("client", "t", file_id))
+
+    def _client_deletes_a_batch(self) -> None:
+        """Or cancels it, while it is active."""
+        if self.state.batches and self._chance(0.5):
+            batch_id = self.rng.choice(list(self.state.batches))
+            self.to_scheduler.append(e.BatchDeletionAsked("client", "t", batch_id))
 
     def _time_passes(self) -> None:
         self.clock_s += self.rng.choice((0.2, 1.0, 1.0, 4.0, 12.0))

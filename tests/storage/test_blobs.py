@@ -87,14 +87,13 @@ def test_an_unknown_blob_is_not_found_and_may_be_removed(store: BlobStore) -> No
     assert names(store) == []
 
 
-def test_a_sweep_removes_what_nobody_keeps_and_unfinished_uploads_only(
-    store: BlobStore, tmp_path: Path
-) -> None:
+def test_orphans_are_what_nobody_keeps_and_unfinished_uploads(store: BlobStore, tmp_path: Path) -> None:
     put(store, "file-two", b"")
     (tmp_path / "blobs" / ".tmp-left").write_bytes(b"half")
     (tmp_path / "blobs" / "README").write_bytes(b"not ours")
-    store.sweep(keep=lambda file_id: file_id == "file-one", written_before=time.time() + 60)
-    assert names(store) == ["README", "file-one"]
+    orphans = store.orphans(lambda file_id: file_id == "file-one", before=time.time() + 60)
+    assert [path.name for path in orphans] == [".tmp-left", "file-two"]
+    assert store.orphans(lambda _: False, before=time.time() - 60) == []
 
 
 def test_a_failed_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from raybatch.storage.merge import merged_batches
 from raybatch.storage.parts import (
     ROW_GROUP_ROWS_MAX,
     SCHEMA,
+    orphans,
     part_path,
     remove,
-    sweep,
     verify_part,
     write_part,
 )
@@ -142,16 +142,15 @@ def test_a_missing_or_shortened_part_is_named_with_what_was_expected(tmp_path):
     remove(tmp_path, part)
 
 
-def test_a_sweep_removes_only_what_the_manifest_leaves_out(tmp_path):
+def test_orphans_are_only_what_the_manifest_leaves_out(tmp_path):
     kept = write_part(tmp_path, "batch_1", "kept", [ROW])
     orphan = write_part(tmp_path, "batch_1", "orphan", [ROW])
-    other = write_part(tmp_path, "batch_2", "other", [ROW])
+    write_part(tmp_path, "batch_2", "other", [ROW])
     unfinished = (tmp_path / part_path("batch_1", "x")).with_name(".tmp-123")
     unfinished.touch()
 
-    swept = sweep(tmp_path, "batch_1", {kept.path}, written_before=time.time() + 60)
+    found = orphans(tmp_path, "batch_1", {kept.path}, before=time.time() + 60)
 
-    assert set(swept) == {orphan.path, str(unfinished.relative_to(tmp_path))}
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {kept.path, other.path}
-    assert sweep(tmp_path, "batch_without_results", set(), written_before=0.0) == []
+    assert found == [unfinished, tmp_path / orphan.path]
+    assert orphans(tmp_path, "batch_1", {kept.path}, before=time.time() - 60) == []
+    assert orphans(tmp_path, "batch_without_results", set(), before=time.time() + 60) == []

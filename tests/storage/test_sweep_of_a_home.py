@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from raybatch.actors.reads import Remembered
-from raybatch.actors.sweep import ORPHAN_AGE_S, kept, sweep
+from raybatch.actors.sweep import ORPHAN_AGE_S, SteadyClock, kept, sweep
 from raybatch.config import Home
 from raybatch.core.model import Batch, File, PartFile
 
@@ -38,9 +38,13 @@ def test_a_sweep_keeps_what_the_ledger_names_and_what_is_young(tmp_path: Path) -
         _touch(home.index_path("batch_1"), old),
         _touch(home.root / part.path, old),
         _touch(home.root / "results/batch_id=batch_1/reported-soon.parquet", young),
+        _touch(home.scratch / "on-its-way.parquet", young),
+        _touch(home.scratch / "socket-of-a-library", old),
     ]
     orphans = [
         _touch(home.files / "file-orphan", old),
+        _touch(home.files / ".tmp-cut-off", old),
+        _touch(home.scratch / "never-sent.parquet", old),
         _touch(home.index_path("batch_0"), old),
         _touch(home.root / "results/batch_id=batch_1/refused.parquet", old),
         _touch(home.root / "results/batch_id=batch_0/refused.parquet", old),
@@ -50,3 +54,11 @@ def test_a_sweep_keeps_what_the_ledger_names_and_what_is_young(tmp_path: Path) -
 
     assert all(path.exists() for path in kept_paths)
     assert not any(path.exists() for path in orphans)
+    assert not (home.root / "results/batch_id=batch_0").exists()
+
+
+def test_a_wall_clock_that_jumped_is_not_believed_until_it_has_gone_steadily_again() -> None:
+    clock = SteadyClock()
+    looks = [(1000.0, 0.0), (1300.0, 300.0), (9e9, 600.0), (9e9 + 300, 900.0), (1900.5, 900.5)]
+    assert [clock.steady_s(wall, mono) for wall, mono in looks] == [0.0, 300.0, 0.0, 300.0, 0.0]
+    assert clock.steady_s(2500.5, 1500.5) == 600.0

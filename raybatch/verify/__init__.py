@@ -1,0 +1,1 @@
+"""Whether raybatch kept its word, told by code that shares nothing with what it judges."""

@@ -1,0 +1,79 @@
+"""A directory of the previous version opens, with everything in it; one of a newer version is left alone."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from raybatch.core.invariants import check_invariants
+from raybatch.errors import Corrupt, OperatorError
+from raybatch.ledger.contract import SCHEMA_VERSION
+from raybatch.ledger.duckdb_ledger import DuckDBLedger
+from raybatch.ledger.durable import DurableMemory
+from raybatch.ledger.segment import scan, segments
+from tests.ledger.history import newest, remember, state_after, tick
+from tests.simulation.world import durable
+
+FIXTURES = Path(__file__).parent / "fixtures"
+COMMITS = 12  #: in every fixture: what ``ticks`` gave
+
+
+@pytest.fixture(params=range(1, SCHEMA_VERSION), ids=lambda version: f"v{version}")
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What the last commit of a version wrote and closed."""
+    source = FIXTURES / f"v{request.param}"
+    shutil.copytree(source / "journal", tmp_path / "journal")
+    (tmp_path / "ledger.duckdb").write_bytes(gzip.decompress((source / "ledger.duckdb.gz").read_bytes()))
+    return tmp_path
+
+
+def test_a_directory_of_an_older_version_opens_and_goes_on_in_this_one(
+    old: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), closing(DurableMemory(old)) as memory:
+        state = memory.load()
+        check_invariants(state)
+        assert durable(state) == durable(state_after(COMMITS))
+        remember(memory, state, tick(COMMITS + 1))
+    assert [path.name for path in old.glob("*older*")]
+    assert "of an older version" in caplog.text
+    assert "damaged" not in caplog.text
+    assert scan(newest(old / "journal")).version == SCHEMA_VERSION
+    assert len(segments(old / "journal")) == 2
+    with closing(DurableMemory(old)) as memory:
+        assert durable(memory.load()) == durable(state_after(COMMITS + 1))
+
+
+def test_without_its_ledger_it_opens_too(old: Path) -> None:
+    (old / "ledger.duckdb").unlink()
+    with closing(DurableMemory(old)) as memory:
+        assert durable(memory.load()) == durable(state_after(COMMITS))
+
+
+def test_an_older_ledger_that_reaches_further_than_the_journal_is_not_set_aside(old: Path) -> None:
+    path = newest(old / "journal")
+    os.truncate(path, path.stat().st_size - 5)
+    with closing(DurableMemory(old)) as memory, pytest.raises(Corrupt, match="raybatch rebuild"):
+        memory.load()
+    assert not list(old.glob("*older*"))
+
+
+def test_a_ledger_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    with closing(DurableMemory(tmp_path)) as memory:
+        remember(memory, memory.load(), tick(1))
+    with closing(duckdb.connect(str(tmp_path / "ledger.duckdb"))) as con:
+        con.execute("UPDATE applied SET schema_version = 99")
+        con.execute("ALTER TABLE files ADD COLUMN of_tomorrow INTEGER")
+    for _ in range(2):
+        with pytest.raises(OperatorError, match="newer raybatch"):
+            DurableMemory(tmp_path)
+    with closing(DuckDBLedger(tmp_path / "ledger.duckdb")) as ledger:
+        assert (ledger.seq, ledger.version) == (1, 99)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "ledger.duckdb", "lock", "reserve"]
