@@ -53,13 +53,18 @@ class Stage:
 def main(
     rows: Annotated[int, typer.Option(min=2000, help="Of the large batch.")] = 200_000,
     silent_s: Annotated[float, typer.Option(help="An engine this long silent is dead.")] = SILENT_S,
+    only: Annotated[str, typer.Option(help="With commas between them; all unless given.")] = "",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the boxes there, too.")] = None,
 ) -> None:
     """Tick what was asked for, box by box."""
+    known = {look.__name__: look for look in BOXES}
+    chosen = [name for name in only.split(",") if name] or list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        raise typer.BadParameter(f"no such box: {', '.join(unknown)}. Choose from {', '.join(known)}")
     console = Console()
     boxes = []
     with _stage(rows, silent_s) as stage:
-        for look in BOXES:
+        for look in map(known.__getitem__, chosen):
             boxes.append(look(stage))
             _show(console, boxes[-1])
     if json_path is not None:

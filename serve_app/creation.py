@@ -11,6 +11,7 @@ from fastapi import Request
 from raybatch.actors.reads import BatchView, Overview
 from raybatch.core.events import BatchAsked, FileDeletionAsked, FileStored
 from raybatch.core.model import Batch, File
+from raybatch.crash_points import crash_point
 from raybatch.errors import BadRequest, NotFound, RaybatchError
 from raybatch.wire.batch_params import BatchParams, parse_batch_params
 from raybatch.wire.openai_objects import Json
@@ -29,6 +30,7 @@ async def create_from_json(request: Request, door: Door) -> Json:
     asked = _asked(door, request, params, params.input_file_id)
     overview = await door.writable()
     batch: Batch = await door.scheduler.ask(asked)
+    crash_point("create.remembered")
     expected = await _estimate_of_known(door, overview, params)
     return shown(BatchView(batch), estimate=expected)
 
@@ -131,6 +133,7 @@ def _asked(door: Door, request: Request, params: BatchParams, source: str) -> Ba
         request_key=_request_key(door.tenant, source, params),
         idempotency_key=_idempotency_key(request),
         is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
+        output_expires_after_s=params.output_expires_after_s,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 import msgspec
 from fastapi import Request
 
+from raybatch.crash_points import crash_point
 from raybatch.errors import BadRequest, TooLarge, Unavailable
 from raybatch.storage.blobs import BlobStore, BlobWriter
 from raybatch.wire.jsonl import read_lines
@@ -45,7 +46,9 @@ class Upload:
 
     async def keep(self) -> str:
         """Make the file durable under ``file_id``; answer its SHA-256 as hex."""
-        return await in_thread(self._sink.commit)
+        sha256 = await in_thread(self._sink.commit)
+        crash_point("upload.kept")
+        return sha256
 
 
 @asynccontextmanager

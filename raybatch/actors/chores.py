@@ -13,6 +13,7 @@ from raybatch.config import Home
 from raybatch.core.commands import Lease
 from raybatch.core.events import IntakeEnded, PartsCompacted, PartWritten
 from raybatch.core.model import Batch, LineError, PartFile, ResultRow
+from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 from raybatch.storage.compaction import compact
 from raybatch.storage.parts import write_part
@@ -36,6 +37,7 @@ def intake(home: Home, batch: Batch) -> IntakeEnded:
         limits=IntakeLimits(settings.scheduler.requests_max, settings.intake.line_bytes_max),
         strict=settings.intake.strict,
     )
+    crash_point("intake.indexed")
     model = report.model or next(iter(settings.canonical().values()), None)  # relaxed, and every line is bad
     return IntakeEnded(batch.batch_id, report.total, model, report.expected_tokens, report.errors)
 
@@ -54,6 +56,7 @@ def closing(home: Home, code: str, leases: tuple[Lease, ...], chore: str) -> lis
             f"part-{uuid.uuid4().hex}",
             [row for _, lease_rows in by_lease for row in lease_rows],
         )
+        crash_point("closing.written")
         slices = tuple(slice_of(lease, lease_rows) for lease, lease_rows in by_lease)
         written.append(PartWritten(uuid.uuid4().hex, chore, batch_id, part, slices))
     return written
@@ -62,6 +65,7 @@ def closing(home: Home, code: str, leases: tuple[Lease, ...], chore: str) -> lis
 def compaction(home: Home, batch_id: str, parts: tuple[PartFile, ...]) -> PartsCompacted:
     """Merge parts into one, in input order."""
     merged = compact(home.root, batch_id, f"run-{uuid.uuid4().hex}", parts)
+    crash_point("compaction.written")
     return PartsCompacted(batch_id, merged, tuple(part.part_id for part in parts))
 
 

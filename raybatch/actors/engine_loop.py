@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from raybatch.actors.cluster_facts import this_machine
 from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.part_commits import PartCommits
 from raybatch.actors.request_rows import RequestRows
@@ -29,6 +30,7 @@ from raybatch.actors.window_size import WindowSize
 from raybatch.config import EngineSettings, Home, ModelSettings
 from raybatch.core import events as e
 from raybatch.core.commands import EngineOrders, Lease
+from raybatch.crash_points import crash_point
 from raybatch.engine.contract import Engine
 from raybatch.errors import Corrupt, RaybatchError
 
@@ -75,6 +77,7 @@ class EngineLoop:
         self._ready_mono = 0.0
         self._engine: Engine | None = None
         self._window: RowWindow | None = None
+        self._abort: asyncio.TimerHandle | None = None  #: of what still runs when a drain takes too long
         self._commits: PartCommits | None = None
         self._size = WindowSize(0)
         self._share = 1.0  #: of the window, as ordered
@@ -101,6 +104,7 @@ class EngineLoop:
             why = await self._load()
             if self._engine is not None and self._phase is e.EnginePhase.READY:
                 why = await self._serve(self._engine)
+            crash_point("engine.ending")
             await self._last_word(why)
             return why
         finally:
@@ -206,7 +210,10 @@ class EngineLoop:
     async def _look_loop(self, engine: Engine, window: RowWindow) -> None:
         """Is it still moving, is its GPU fit, and how many rows can it use?"""
         watchdog = Watchdog(self._settings.hang_s)
+        generates_apart = bool(engine.child_pids())
         while True:
+            if generates_apart and not engine.child_pids():  # an idle one has no row to notice it by
+                self._die()
             progress = engine.progress()
             self._size.note(progress, window.running)
             window.resize(self._allowed_rows())
@@ -237,6 +244,7 @@ class EngineLoop:
         while True:
             window.resize(self._allowed_rows())
             orders = await self._report()
+            crash_point("engine.ordered")
             await self._obey(orders, window)
             self._wake.clear()
             if self._more_expected and self._wanted_rows() > self._credit_rows() // 2:
@@ -278,6 +286,7 @@ class EngineLoop:
             pid=os.getpid(),
             child_pids=self._engine.child_pids() if self._engine else (),
             error=self._error,
+            machine=this_machine(),
             slot=self._slot,
             serves=tuple(self._choice) if self._slot else (),
             load_s=self._load_s,
@@ -316,9 +325,14 @@ class EngineLoop:
         if leaving and self._phase is e.EnginePhase.READY:
             self._phase = e.EnginePhase.DRAINING
             window.close()
-            asyncio.get_running_loop().call_later(self._settings.drain_s, window.abort)
+            self._abort = asyncio.get_running_loop().call_later(self._settings.drain_s, window.abort)
             if orders.model is not None:
                 self._swap_asked.set()
+        elif not leaving and self._phase is e.EnginePhase.DRAINING and not self._swap_asked.is_set():
+            self._phase = e.EnginePhase.READY
+            if self._abort is not None:
+                self._abort.cancel()
+            window.open()
         self._more_expected = bool(orders.leases)
         for lease in orders.leases:
             await self._take_lease(lease, window)

@@ -15,14 +15,16 @@ from typing import Any, Final
 import ray
 
 from raybatch.actors import chores
-from raybatch.actors.cluster_facts import kill_engine
+from raybatch.actors.cluster_facts import kill_engine, this_machine
 from raybatch.actors.engine_names import serving
+from raybatch.actors.head import ON_HEAD
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home
 from raybatch.core import chores as names
 from raybatch.core import commands as cmd
 from raybatch.core.events import ChoreBroke, Event
 from raybatch.core.model import Batch
+from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 
 CHORES_AT_ONCE: Final = 2  #: each is a process of its own
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 class RayGateway:
     """On the scheduler's event loop. ``batch_of`` looks up a remembered batch."""
 
-    def __init__(self, home: Home, batch_of: Callable[[str], Batch]) -> None:
+    def __init__(self, home: Home, batch_of: Callable[[str], Batch | None]) -> None:
         self._home = home
         self._batch_of = batch_of
         self._slots = asyncio.Semaphore(CHORES_AT_ONCE)
@@ -50,20 +52,23 @@ class RayGateway:
         match command:
             case cmd.StartIntake(batch_id):
                 batch = self._batch_of(batch_id)
-                self._start(names.intake(batch_id), _intake, str(self._home.root), batch)
+                if batch is not None:  # else it was deleted in this very turn
+                    self._start(names.intake(batch_id), _intake, str(self._home.root), batch)
             case cmd.StartClosing(_, code, leases, chore):
                 self._start(chore, _closing, str(self._home.root), code, leases, chore)
             case cmd.StartCompaction(batch_id, parts):
                 self._start(names.compaction(batch_id), _compaction, str(self._home.root), batch_id, parts)
             case cmd.WakeEngines(model):
                 self._spawn(self._wake(model))
-            case cmd.EndEngine(engine_id, pid):
-                self._spawn(self._end(engine_id, pid))
+            case cmd.EndEngine(engine_id, pid, machine):
+                self._spawn(self._end(engine_id, pid, machine))
             case cmd.RemoveBlob(file_id):
                 BlobStore(self._home.files).remove(file_id)
             case cmd.RemoveParts(_, paths):
-                loop = asyncio.get_running_loop()
-                loop.call_later(REMOVAL_GRACE_S, self._remove, paths)
+                self._remove_later(paths)
+            case cmd.RemoveBatch(batch_id, paths):
+                index = self._home.index_path(batch_id).relative_to(self._home.root)
+                self._remove_later((*paths, str(index)))
 
     def _start(self, chore: str, work: Callable[..., list[Event]], *args: Any) -> None:
         self._spawn(self._run(chore, work, args))
@@ -78,8 +83,10 @@ class RayGateway:
         try:
             async with self._slots:
                 events: list[Event] = await _remote(work).options(name=chore).remote(*args)
+            crash_point("chore.done")
             for event in events:
                 await self._scheduler.ask(event)
+            crash_point("chore.reported")
         except Exception as error:
             log.exception("%s broke", chore)
             await asyncio.sleep(BROKEN_WAIT_S)
@@ -93,9 +100,10 @@ class RayGateway:
                 continue
             engine.wake.remote()
 
-    async def _end(self, engine_id: str, pid: int) -> None:
+    async def _end(self, engine_id: str, pid: int, machine: str) -> None:
         """Ray starts it again. A process that does not even answer Ray is killed by its number."""
-        if await asyncio.to_thread(kill_engine, self._home, pid):
+        here = machine == this_machine()
+        if here and await asyncio.to_thread(kill_engine, self._home, pid):
             log.error("engine %s was silent for too long: process %d killed", engine_id, pid)
             return
         try:
@@ -103,9 +111,14 @@ class RayGateway:
         except ValueError:
             log.error("engine %s is gone, and Ray does not know it", engine_id)
 
+    def _remove_later(self, paths: tuple[str, ...]) -> None:
+        """What a restart forgets of it, the sweep finds."""
+        asyncio.get_running_loop().call_later(REMOVAL_GRACE_S, self._remove, paths)
+
     def _remove(self, paths: tuple[str, ...]) -> None:
         for path in paths:
             (self._home.root / path).unlink(missing_ok=True)
+            crash_point("parts.removing")
 
 
 NAMESPACE: Final = "raybatch"
@@ -113,7 +126,7 @@ NAMESPACE: Final = "raybatch"
 
 @cache
 def _remote(chore: Callable[..., list[Event]]) -> Any:
-    return ray.remote(num_cpus=0, max_retries=0)(chore)
+    return ray.remote(num_cpus=0, max_retries=0, resources=ON_HEAD)(chore)
 
 
 def _intake(home_root: str, batch: Batch) -> list[Event]:

@@ -20,6 +20,7 @@ from raybatch.config import EngineSettings, Home
 from raybatch.core.commands import Verdict
 from raybatch.core.events import PartWritten
 from raybatch.core.model import PartFile, ResultRow
+from raybatch.crash_points import crash_point
 from raybatch.errors import NotFound, RaybatchError
 from raybatch.storage import parts
 
@@ -99,6 +100,7 @@ class PartCommits:
         rows = [row for chunk_rows in taken.values() for row in chunk_rows]
         slices = tuple(slice_of(leases[chunk_id], chunk_rows) for chunk_id, chunk_rows in taken.items())
         part = await self._write(batch_id, rows)
+        crash_point("part.kept")
         while True:
             written = PartWritten(uuid.uuid4().hex, self._engine_id, batch_id, part, slices)
             try:
@@ -111,6 +113,7 @@ class PartCommits:
                 await asyncio.sleep(ASK_AGAIN_S)
         if all(verdict is Verdict.STALE for verdict in verdicts):
             await asyncio.to_thread(parts.remove, self._home.root, part)
+        crash_point("part.judged")
         for chunk_id, chunk_rows in taken.items():
             self._window.settle(chunk_id, len(chunk_rows))
         self._settled()

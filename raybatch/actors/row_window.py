@@ -129,6 +129,10 @@ class RowWindow:
             held.waiting.clear()
         self._changed()
 
+    def open(self) -> None:
+        """After ``close``: rows that are added from now on start again."""
+        self._open = True
+
     def abort(self) -> None:
         """Cancel what still runs."""
         for task in self._tasks:

@@ -43,6 +43,7 @@ from raybatch.core.model import Batch
 from raybatch.core.policy import Policy
 from raybatch.core.quiet import QuietHours, is_quiet
 from raybatch.core.state import Image, State
+from raybatch.crash_points import crash_point
 from raybatch.errors import DiskFull, NotFound, RaybatchError, Unavailable
 from raybatch.ledger.durable import DurableMemory
 
@@ -156,8 +157,8 @@ class Scheduler:
         """The last remembered snapshot; only for this event loop."""
         return self._known
 
-    def known_batch(self, batch_id: str) -> Batch:
-        return self._known.batches[batch_id]
+    def known_batch(self, batch_id: str) -> Batch | None:
+        return self._known.batches.get(batch_id)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -168,8 +169,11 @@ class Scheduler:
             turn = _Turn()
             for letter in await self._take():
                 self._decide(letter, turn)
+            crash_point("turn.decided")
             await self._remember(turn)
+            crash_point("turn.remembered")
             self._speak(turn)
+            crash_point("turn.spoken")
         if self._memory is not None:
             await self._on_ledger_thread(self._memory.close)
 
@@ -188,6 +192,7 @@ class Scheduler:
         self._known.take(self._state.images())
         turn = _Turn()
         self._advance(recover(self._state), turn)
+        crash_point("scheduler.loaded")
         await self._remember(turn)
         self._ready.set()
         log.info("scheduler ready: %d batches, %d active", len(self._state.batches), len(self._state.active))
@@ -220,7 +225,7 @@ class Scheduler:
         known = self._known
         active = [known.batches[batch_id] for batch_id in self._state.active]
         gone = [batch_id for batch_id in self._pace.seen if batch_id not in self._state.active]
-        ended = [known.batches[batch_id] for batch_id in gone]
+        ended = [known.batches[batch_id] for batch_id in gone if batch_id in known.batches]
         busy = {
             model
             for entry in self._state.engines.values()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from raybatch.crash_points import crash_point
+
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -38,8 +40,18 @@ def temporary_beside(final: Path) -> Path:
 def publish(temporary: Path, final: Path) -> None:
     """fsync the bytes, rename, fsync the directory: in this order, or a crash could publish a torn file."""
     _fsync(temporary, os.O_RDONLY)
+    crash_point("file.synced")
     os.replace(temporary, final)
+    crash_point("file.renamed")
     fsync_dir(final.parent)
+
+
+def written_before(path: Path, instant: float) -> bool:
+    """Whether it is there and was last written to before an instant: a younger file may be on its way."""
+    try:
+        return path.stat().st_mtime < instant
+    except FileNotFoundError:  # whoever wrote it has given it its name, or up
+        return False
 
 
 def fsync_dir(path: Path) -> None:

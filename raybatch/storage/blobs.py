@@ -1,6 +1,6 @@
 """Uploaded files at rest: immutable bytes under a directory, one file per file id.
 
-Refuses to know who owns an upload or whether it is still wanted: the ledger does, and calls ``sweep``.
+Refuses to know who owns an upload or whether it is still wanted: the ledger does, and asks for ``orphans``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from raybatch.crash_points import crash_point
 from raybatch.errors import NotFound, RaybatchError
-from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, temporary_beside
+from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, temporary_beside, written_before
 
 FILE_ID = re.compile(r"file-[A-Za-z0-9]+")
 
@@ -61,17 +62,22 @@ class BlobStore:
         self.path(file_id).unlink(missing_ok=True)
         fsync_dir(self._root)
 
-    def sweep(self, keep: Callable[[str], bool], *, written_before: float) -> None:
-        """Remove blobs that ``keep`` refuses, and what interrupted uploads left, if older than an instant.
+    def orphans(self, keep: Callable[[str], bool], *, before: float) -> list[Path]:
+        """Blobs that ``keep`` refuses, and what interrupted uploads left, if older than an instant.
 
         A young one may be on its way: written, and not yet known to who keeps the books.
         """
-        for path in sorted(self._root.iterdir()):
-            unfinished = path.name.startswith(TEMPORARY_PREFIX)
-            unwanted = unfinished or (FILE_ID.fullmatch(path.name) and not keep(path.name))
-            if unwanted and path.stat().st_mtime < written_before:
-                path.unlink(missing_ok=True)
-        fsync_dir(self._root)
+        return [
+            path
+            for path in sorted(self._root.iterdir())
+            if _unwanted(path.name, keep) and written_before(path, before)
+        ]
+
+
+def _unwanted(name: str, keep: Callable[[str], bool]) -> bool:
+    if name.startswith(TEMPORARY_PREFIX):
+        return True
+    return FILE_ID.fullmatch(name) is not None and not keep(name)
 
 
 class BlobWriter:
@@ -99,6 +105,7 @@ class BlobWriter:
         if self._file.closed:
             raise RaybatchError(f"The upload {self._final.name} was already committed.")
         self._file.close()
+        crash_point("upload.written")
         publish(self._temporary, self._final)
         return self.size_bytes, self._digest.hexdigest()
 

@@ -1,7 +1,7 @@
 """Finished rows of one batch in one Parquet file, sorted by ``index``.
 
-Refuses to decide whether a file counts: the ledger's manifest does, and ``sweep`` removes what it does not
-name. A file is written once, whole or not at all, and never changed; ``verify_part`` and the page checksums
+Refuses to decide whether a file counts: the ledger's manifest does, and ``orphans`` tells what it leaves
+out. A file is written once, whole or not at all, and never changed; ``verify_part`` and the page checksums
 find what a disk did to it since.
 """
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybatch.core.model import PartFile, ResultRow
+from raybatch.crash_points import crash_point
 from raybatch.errors import Corrupt
-from raybatch.storage.atomic import TEMPORARY_PREFIX, atomic_file
+from raybatch.storage.atomic import TEMPORARY_PREFIX, atomic_file, written_before
 
 ROW_GROUP_ROWS_MAX = 5_000
 ROW_GROUP_BYTES_MAX = 16 << 20  #: in memory: what a reader holds must not grow with the length of lines
@@ -79,6 +80,7 @@ def write_batches(
                 writer.write_batch(row_group)
                 rows += row_group.num_rows
         size_bytes, checksum = temporary.stat().st_size, _checksum(temporary)
+        crash_point("part.written")
     return PartFile(part_id, path, size_bytes, rows, checksum, level)
 
 
@@ -137,23 +139,19 @@ def remove(home: Path, part: PartFile) -> None:
     (home / part.path).unlink(missing_ok=True)
 
 
-def sweep(home: Path, batch_id: str, keep: Collection[str], *, written_before: float) -> list[str]:
-    """Delete files of a batch that ``keep`` (paths relative to the home) leaves out; answer what went.
+def orphans(home: Path, batch_id: str, keep: Collection[str], *, before: float) -> list[Path]:
+    """Files of a batch that ``keep`` (paths relative to the home) leaves out.
 
     Only files older than the instant: a young one may be written and not yet reported.
     """
     directory = home / _directory(batch_id)
     if not directory.is_dir():
         return []
-    found = {path: str(path.relative_to(home)) for path in sorted(directory.iterdir()) if _is_ours(path)}
-    orphans = {
-        path: name
-        for path, name in found.items()
-        if name not in keep and path.stat().st_mtime < written_before
-    }
-    for path in orphans:
-        path.unlink(missing_ok=True)
-    return list(orphans.values())
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if _is_ours(path) and str(path.relative_to(home)) not in keep and written_before(path, before)
+    ]
 
 
 _REMEDY = "Its rows must run again, or the file must come back from a copy."

@@ -1,4 +1,4 @@
-"""The acceptance script ticks every box, on a small scale."""
+"""The acceptance script ticks its boxes, on a small scale: those that no other test plays on a cluster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from jobs import acceptance
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-def test_every_box_is_ticked_with_its_evidence(tmp_path: Path) -> None:
+ONLY = "refusals,failed_and_retried,gpu_watched,dead_or_alive"
+
+
+def test_the_boxes_are_ticked_with_their_evidence(tmp_path: Path) -> None:
     written = tmp_path / "boxes.json"
-    done = CliRunner().invoke(acceptance.app, ["--rows", "4000", "--silent-s", "5", "--json", str(written)])
+    done = CliRunner().invoke(
+        acceptance.app, ["--rows", "2000", "--silent-s", "5", "--only", ONLY, "--json", str(written)]
+    )
     boxes = json.loads(written.read_text()) if written.exists() else []
     assert [box["asked"] for box in boxes if not box["ticked"]] == [], done.output
     assert done.exit_code == 0, done.output
-    assert len(boxes) == len(acceptance.BOXES)
+    assert len(boxes) == len(ONLY.split(","))
     assert all(box["evidence"] for box in boxes)

@@ -1,0 +1,111 @@
+"""F6: the process that passes a labelled step of writing or committing dies there; rows are as without it.
+
+Every label of the source has a stage here: the moment of a batch's life at which it is armed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Final
+
+from jobs.echo_cluster import EchoCluster, until
+from jobs.fault_case import ENGINES, MENDED_MAX_S, Outcome, PatientTrial, Story, begun, kill, patient
+from jobs.trial import ENDED, committed, requests
+from raybatch.actors.gateway import REMOVAL_GRACE_S
+from raybatch.crash_points import arm, fired
+
+UPLOAD, CREATE, RUN, RELOAD, DEATH, CANCEL = "upload", "create", "run", "reload", "death", "cancel"
+FIRST_START: Final = "journal.segmented"  #: passed when a ledger is begun, and again after 64 MiB of journal
+SLOW: Final = "parts.removing"  #: two minutes after a compaction
+PLACES: Final = (
+    *((UPLOAD, label) for label in ("upload.written", "file.synced", "file.renamed")),
+    *((UPLOAD, label) for label in ("upload.kept", "upload.remembered")),
+    *((CREATE, label) for label in ("create.remembered", "file.synced", "file.renamed")),
+    *((CREATE, label) for label in ("intake.indexed", "chore.done", "chore.reported")),
+    *((RUN, label) for label in ("part.written", "file.synced", "file.renamed", "part.kept", "part.judged")),
+    *((RUN, label) for label in ("journal.writing", "journal.written", "journal.synced", "ledger.committed")),
+    *((RUN, label) for label in ("turn.decided", "turn.remembered", "turn.spoken", "engine.ordered")),
+    *((RUN, label) for label in ("compaction.written",)),
+    *((RELOAD, label) for label in ("ledger.replayed", "scheduler.loaded")),
+    (DEATH, "engine.ending"),
+    (CANCEL, "closing.written"),
+)
+Place = tuple[str, str]  #: stage and label
+
+
+def singles(cluster: EchoCluster, directory: Path, rows: int) -> Iterator[Outcome]:
+    for place in PLACES:
+        yield crash(cluster, directory, (place,), rows)
+
+
+def removal(cluster: EchoCluster, directory: Path, rows: int) -> Iterator[Outcome]:
+    """The scheduler dies between two of the files that a compaction made superfluous."""
+    story = Story(cluster, "F6", f"{SLOW} (after the grace of readers)")
+    trial = begun(cluster, rows)
+    arm(directory, SLOW)
+    limit_s = REMOVAL_GRACE_S + MENDED_MAX_S
+    until(lambda: fired(directory, SLOW), limit_s, "no compacted part is removed", look_s=0.02)
+    died_mono = time.monotonic()
+    patient(lambda: cluster.get(f"/v1/batches/{trial.batch_id}"))
+    yield story.outcome(trial, time.monotonic() - died_mono)
+
+
+def pairs(cluster: EchoCluster, directory: Path, rows: int, count: int, seed: int) -> Iterator[Outcome]:
+    """A sample of all pairs: the same for the same seed."""
+    every = [
+        pair for pair in combinations(PLACES, 2) if pair[0][1] != pair[1][1] and CANCEL not in dict(pair)
+    ]
+    for pair in random.Random(seed).sample(every, count):
+        yield crash(cluster, directory, pair, rows)
+
+
+def crash(cluster: EchoCluster, directory: Path, places: tuple[Place, ...], rows: int) -> Outcome:
+    """One batch in which some process dies at each of these places."""
+    story = Story(cluster, "F6", " and ".join(f"{label} ({stage})" for stage, label in places))
+    until(lambda: cluster.ready_engines() >= ENGINES, MENDED_MAX_S, "the engines are not ready")
+    for left in directory.iterdir():
+        left.unlink()
+    _arm(directory, places, UPLOAD)
+    trial = PatientTrial(cluster, requests(rows), uploaded=lambda: _arm(directory, places, CREATE))
+    created_at = time.time()
+    trial.wait_committed(rows // 10)
+    _arm(directory, places, RUN)
+    if _arm(directory, places, RELOAD):
+        kill(cluster, "scheduler")
+    if _arm(directory, places, DEATH):
+        kill(cluster, "engine-child")
+    cancelled = _arm(directory, places, CANCEL)
+    if cancelled:
+        patient(trial.cancel)
+    recovery_s = _recovery_s(directory, [label for _, label in places], trial, created_at)
+    missed = [label for _, label in places if not fired(directory, label)]
+    story.expect(not missed, f"nobody passed {', '.join(missed)}")
+    story.expect(trial.twins() == 1, f"{trial.twins()} batches came of one create")
+    return story.outcome(trial, recovery_s, status="cancelled" if cancelled else "completed")
+
+
+def _recovery_s(directory: Path, labels: list[str], trial: PatientTrial, created_at: float) -> float | None:
+    """From the last death until the create was answered, or the next row was committed."""
+
+    def over(batch: dict[str, Any]) -> bool:
+        return batch["status"] in ENDED or all(fired(directory, label) for label in labels)
+
+    seen = committed(trial.wait(over, f"nobody passes {', '.join(labels)}"))
+    fired_at = [(directory / f"{label}.fired").stat().st_ctime for label in labels if fired(directory, label)]
+    if not fired_at:
+        return None
+    if max(fired_at) <= created_at:
+        return created_at - max(fired_at)
+    trial.wait(lambda batch: committed(batch) > seen or batch["status"] in ENDED, "no row came in any more")
+    return time.time() - max(fired_at)
+
+
+def _arm(directory: Path, places: tuple[Place, ...], stage: str) -> bool:
+    labels = [label for its_stage, label in places if its_stage == stage]
+    for label in labels:
+        arm(directory, label)
+    return bool(labels)
