@@ -10,6 +10,7 @@ from typing import Final
 from raybatch.engine.contract import Progress
 
 STEPS_LONG: Final = 20.0  #: an engine may stand still so many times its longest step
+UNWATCHED_S: Final = 5.0  #: between two looks; longer, and it was this process that stood still
 
 
 class Watchdog:
@@ -18,6 +19,7 @@ class Watchdog:
         self._hang_s = hang_s
         self._counters = (-1, -1, -1)
         self._moved_mono = 0.0
+        self._looked_mono = 0.0
         self._longest_s = 0.0  #: between two movements
 
     @property
@@ -27,13 +29,16 @@ class Watchdog:
     def stalled_s(self, progress: Progress, rows_in_flight: int, now_mono: float) -> float | None:
         """For how long it has stood still, once that is too long. Call about once a second while it is up."""
         counters = (progress.steps, progress.prompt_tokens, progress.completion_tokens)
+        unwatched_s = now_mono - self._looked_mono
+        self._looked_mono = now_mono
+        if unwatched_s > UNWATCHED_S:  # what nobody saw is no hang, and no long step either
+            self._moved_mono += unwatched_s
         if not rows_in_flight:
             self._counters, self._moved_mono = counters, now_mono
             return None
         still_s = now_mono - self._moved_mono
         if counters != self._counters:
-            if self._moved_mono:
-                self._longest_s = max(self._longest_s, still_s)
+            self._longest_s = max(self._longest_s, still_s)
             self._counters, self._moved_mono = counters, now_mono
             return None
         return still_s if still_s > self.limit_s else None

@@ -133,7 +133,7 @@ class VllmEngine:
         )
 
     def child_pids(self) -> tuple[int, ...]:
-        return tuple(child.pid for child in self._children if child.is_running())
+        return tuple(child.pid for child in self._children if _alive(child))
 
     async def killed_from_outside(self) -> bool:
         """A worker of a split model that was killed looks like a crash: its EngineCore ends by itself."""
@@ -292,6 +292,14 @@ def _engine_processes() -> tuple[psutil.Process, ...]:
     """vLLM names its processes ``VLLM::EngineCore`` and ``VLLM::Worker…``."""
     children = psutil.Process().children(recursive=True)
     return tuple(child for child in children if _title(child).startswith("VLLM::"))
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Also not a dead one that nobody has asked for its exit code."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _title(process: psutil.Process) -> str:

@@ -13,34 +13,59 @@ def progress(steps: int = 0, *, running: int = 8, waiting: int = 0) -> Progress:
     return Progress(steps, 0, 10 * steps, running, waiting, 0.0)
 
 
+class Watch:
+    """Looks once a second."""
+
+    def __init__(self) -> None:
+        self.watchdog = Watchdog(60.0)
+        self.mono = 100.0
+
+    def look(self, steps: int, seconds: int = 1, *, rows: int = 8) -> float | None:
+        """What the last of so many looks, a second apart, says of counters that stand at ``steps``."""
+        said = None
+        for _ in range(seconds):
+            self.mono += 1.0
+            said = self.watchdog.stalled_s(progress(steps), rows, self.mono)
+        return said
+
+
 def test_counters_that_stand_still_while_rows_are_in_flight_are_a_hang() -> None:
-    watchdog = Watchdog(60.0)
-    assert watchdog.stalled_s(progress(1), 8, 100.0) is None
-    assert watchdog.stalled_s(progress(1), 8, 160.0) is None
-    assert watchdog.stalled_s(progress(1), 8, 161.0) == 61.0
+    watch = Watch()
+    assert watch.look(1, 61) is None
+    assert watch.look(1) == 61.0
 
 
 def test_an_engine_with_nothing_to_do_may_stand_still_for_ever() -> None:
-    watchdog = Watchdog(60.0)
-    watchdog.stalled_s(progress(1), 8, 100.0)
-    assert watchdog.stalled_s(progress(1), 0, 100_000.0) is None
-    assert watchdog.stalled_s(progress(1), 8, 100_001.0) is None
-    assert watchdog.stalled_s(progress(1), 8, 100_061.0) == 61.0
+    watch = Watch()
+    watch.look(1)
+    assert watch.look(1, 10_000, rows=0) is None
+    assert watch.look(1, 60) is None
+    assert watch.look(1) == 61.0
 
 
 def test_the_clock_starts_anew_with_every_step() -> None:
-    watchdog = Watchdog(60.0)
+    watch = Watch()
     for step in range(1, 10):
-        assert watchdog.stalled_s(progress(step), 8, 50.0 * step) is None
+        assert watch.look(step, 50) is None
 
 
 def test_an_engine_of_long_steps_gets_twenty_of_them() -> None:
-    watchdog = Watchdog(60.0)
-    watchdog.stalled_s(progress(1), 8, 100.0)
-    watchdog.stalled_s(progress(2), 8, 130.0)  # a prefill of 30 s
-    assert watchdog.limit_s == 600.0
-    assert watchdog.stalled_s(progress(2), 8, 730.0) is None
-    assert watchdog.stalled_s(progress(2), 8, 731.0) == 601.0
+    watch = Watch()
+    watch.look(1, 30)  # a prefill of 30 s
+    watch.look(2)
+    assert watch.watchdog.limit_s == 600.0
+    assert watch.look(2, 600) is None
+    assert watch.look(2) == 601.0
+
+
+def test_time_in_which_nobody_looked_is_neither_a_hang_nor_a_long_step() -> None:
+    watch = Watch()
+    watch.look(1)
+    watch.mono += 500.0  # the process itself was stopped
+    assert watch.look(1) is None
+    watch.mono += 500.0
+    watch.look(2)
+    assert watch.watchdog.limit_s == 60.0
 
 
 def test_the_window_shrinks_to_what_the_engine_runs_and_grows_again_once_nothing_waits() -> None:
