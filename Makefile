@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test lint format lock clean kills memory ports faults benchmark acceptance conformance
+.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -16,6 +16,9 @@ demo: install  ## a batch from upload to results, on the model that comes with t
 
 test: install lint  ## everything that can be checked on this machine
 	.venv/bin/pytest
+
+long: install  ## the tests that take minutes each
+	.venv/bin/pytest -m long
 
 lint: install  ## style, types and who may import whom
 	.venv/bin/ruff check

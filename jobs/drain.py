@@ -7,13 +7,12 @@ until ``--resume``, or until its scheduler starts again.
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from jobs.api import HomeOption, Lines, command, running_url, say
-from raybatch.actors.cluster import admin
-from raybatch.config import Home
+from jobs.api import HomeOption, Lines, command, reach, say
+from raybatch.actors.connection import Connection
 from raybatch.errors import OperatorError
 
 LOOK_S: Final = 0.2
@@ -29,19 +28,18 @@ def main(
 
     Works on the machine of the home, whose admin token it reads. A drain whose time is up still drains.
     """
-    found = Home.find(home)
-    url = running_url(found)
-    ask(found, url, "drain", {"on": not resume})
+    connection = reach(home)
+    connection.admin("POST", "/admin/drain", {"on": not resume})
     if resume:
         say("resumed: engines get rows again")
         return
-    if not wait_drained(found, url, timeout_s):
+    if not wait_drained(connection, timeout_s):
         say(f"after {timeout_s:g} s engines still hold rows; wait again, or go on with --resume")
         raise typer.Exit(1)
     say("drained: no engine holds a row, and none gets one until --resume")
 
 
-def wait_drained(home: Home, url: str, timeout_s: float) -> bool:
+def wait_drained(connection: Connection, timeout_s: float) -> bool:
     """True once no engine holds a row that is not committed; a lost engine holds none.
 
     Raises OperatorError when it stopped draining meanwhile.
@@ -49,7 +47,7 @@ def wait_drained(home: Home, url: str, timeout_s: float) -> bool:
     deadline_mono = time.monotonic() + timeout_s
     lines = Lines()
     while True:
-        overview = ask(home, url, "overview")["overview"]
+        overview = connection.admin("GET", "/admin/overview")["overview"]
         if overview["state"] not in DRAINING:
             raise OperatorError("it drains no longer: somebody resumed it, or its scheduler started again")
         held_rows = sum(engine["held_rows"] for engine in overview["engines"] if not engine["lost"])
@@ -59,17 +57,6 @@ def wait_drained(home: Home, url: str, timeout_s: float) -> bool:
             return False
         lines.say("held", f"draining: engines hold {held_rows:,} rows")
         time.sleep(LOOK_S)
-
-
-def ask(home: Home, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Through the admin door. Raises OperatorError when it stays shut."""
-    try:
-        return admin(home, url, path, body)
-    except OSError as error:
-        raise OperatorError(
-            f"{url}/admin/{path} does not answer ({error}): run this on the machine and as the user that ran"
-            " `raybatch up`, and see `raybatch status`"
-        ) from None
 
 
 if __name__ == "__main__":

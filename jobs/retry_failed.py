@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.api import Api, HomeOption, Json, KeyOption, UrlOption, command, finish, follow, say
+from jobs.api import HomeOption, KeyOption, UrlOption, command, finish, follow, reach, say
+from raybatch.actors.connection import Json
 
 
 def main(
@@ -28,13 +29,13 @@ def main(
 
     What was answered stays. With --wait the exit status is 1 unless the batch completed.
     """
-    api = Api.find(home, url, api_key)
-    batch = api.post(f"/v1/batches/{batch_id}/retry", _chosen(error_types, custom_ids))
+    connection = reach(home, url, api_key)
+    batch = connection.post(f"/v1/batches/{batch_id}/retry", _chosen(error_types, custom_ids))
     counts = batch["request_counts"]
     rows = counts["total"] - counts["completed"] - counts["failed"]
     say(f"{batch_id}: {rows:,} rows run again, {counts['failed']:,} failed ones are left as they are")
     if wait:
-        finish(follow(api, batch_id))
+        finish(follow(connection, batch_id))
 
 
 def _chosen(error_types: list[str] | None, custom_ids: list[str] | None) -> Json:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated
 
-import msgspec
 import typer
 
-from jobs.api import Api, HomeOption, KeyOption, UrlOption, command, finish, follow
-from raybatch.errors import OperatorError
-
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-SHOWN_BYTES_MAX: Final = 80
+from jobs.api import HomeOption, KeyOption, UrlOption, command, finish, follow, reach
+from raybatch.actors.submission import create, first_endpoint, metadata_pairs
 
 
 def main(
@@ -33,64 +29,13 @@ def main(
 
     With --wait also how it goes and how it ended; the exit status is 1 then, unless it completed.
     """
-    pairs = dict(pair(word) for word in metadata or ())
+    pairs = metadata_pairs(metadata or ())
     found_endpoint = endpoint or first_endpoint(file)
-    api = Api.find(home, url, api_key)
-    batch_id = create(api, file, found_endpoint, pairs, priority)
+    connection = reach(home, url, api_key)
+    batch_id = create(connection, file, file.name, found_endpoint, pairs, priority)
     typer.echo(batch_id)
     if wait:
-        finish(follow(api, batch_id))
-
-
-def create(api: Api, path: Path, endpoint: str, metadata: dict[str, str], priority: int) -> str:
-    """Upload and create, through OpenAI's own client; the new batch's id."""
-    extra: dict[str, Any] = {"priority": priority} if priority else {}
-    with api.stock_client() as client, opened(path) as file:
-        uploaded = client.files.create(file=(path.name, file), purpose="batch")
-        batch = client.batches.create(
-            input_file_id=uploaded.id,
-            endpoint=endpoint,  # type: ignore[arg-type]  # the server says which ones it serves
-            completion_window="24h",
-            metadata=metadata or None,
-            extra_body=extra,
-        )
-    return batch.id
-
-
-def first_endpoint(path: Path) -> str:
-    """The first request's ``url``: all lines of a batch share it. Raises OperatorError naming the line."""
-    with opened(path) as file:
-        first = next((line for line in file if line.strip()), b"")
-    try:
-        found = msgspec.json.decode(first.removeprefix(BYTE_ORDER_MARK))["url"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
-        found = None
-    if not isinstance(found, str):
-        shown = first[:SHOWN_BYTES_MAX].decode(errors="replace").strip()
-        raise OperatorError(
-            f"{path} begins with no request that names its url; found: {shown!r}. Expected lines such as"
-            ' {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {...}};'
-            " or name the endpoint with --endpoint"
-        )
-    return found
-
-
-def opened(path: Path) -> BinaryIO:
-    """For reading bytes. A relative path is meant from where the command runs."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise OperatorError(
-            f"cannot read {path} from {Path.cwd()} ({error.strerror}): a Ray job starts where"
-            " `raybatch up` was run, so give it an absolute path"
-        ) from None
-
-
-def pair(word: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    if not equals or not key:
-        raise OperatorError(f"--metadata takes KEY=VALUE, not '{word}'")
-    return key, value
+        finish(follow(connection, batch_id))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.rebuild import checked, report, stopped
 from raybatch.config import Home
 from raybatch.errors import InUse, OperatorError
@@ -37,7 +37,7 @@ def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New, or an earlier backup of this home.")],
 ) -> None:
     """Copy what raybatch remembers, uploads and results to DIR, while it runs, too; then read it all back."""
-    home, target = Connection.of(ctx).home, Home(directory.resolve())
+    home, target = ctx.ensure_object(Connection).home, Home(directory.resolve())
     if not home.ledger.is_dir():
         raise OperatorError(f"no raybatch at {home.root}: start one with `raybatch up`")
     _prepare(home, target)
@@ -52,7 +52,7 @@ def restore(
     """Copy a backup into this home, which must be empty, and read it all back. `raybatch up` then goes on."""
     from raybatch.ledger.rebuild import peek
 
-    home, source = Connection.of(ctx).home, Home(directory.resolve())
+    home, source = ctx.ensure_object(Connection).home, Home(directory.resolve())
     _check_backup(source)
     for folder in ("ledger", *FOLDERS):
         if any((home.root / folder).glob("*")):

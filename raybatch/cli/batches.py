@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import instant, print_json, stdout, table
 
 
@@ -20,7 +20,7 @@ def batches(
 ) -> None:
     """List batches, newest first."""
     query: Json = {"limit": limit} | ({} if after is None else {"after": after})
-    page = Connection.of(ctx).get("/v1/batches", **query)
+    page = ctx.ensure_object(Connection).get("/v1/batches", **query)
     if as_json:
         print_json(page)
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import print_json
 
 
@@ -16,7 +16,7 @@ def cancel(
     as_json: Annotated[bool, typer.Option("--json", help="Print the batch.")] = False,
 ) -> None:
     """Stop BATCH. Finished rows stay, rows that were never answered become error rows."""
-    batch = Connection.of(ctx).post(f"/v1/batches/{batch_id}/cancel")
+    batch = ctx.ensure_object(Connection).post(f"/v1/batches/{batch_id}/cancel")
     if as_json:
         print_json(batch)
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import printable, size
 from raybatch.cli.verify import ENDED
 from raybatch.errors import NotFound
@@ -19,8 +19,8 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete BATCH with its results and its log. One that still runs is cancelled first, and kept."""
-    connection = Connection.of(ctx)
-    batch = connection.get(f"/v1/batches/{batch_id}")
+    connection = ctx.ensure_object(Connection)
+    batch = connection.batch(batch_id)
     active = batch["status"] not in ENDED
     for line in _active(batch) if active else _ended(connection, batch):
         typer.echo(printable(line))

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
+from raybatch.actors.submission import create
 from raybatch.cli.progress import ending, follow
 from raybatch.cli.show import one_line, size, stdout, table
 from raybatch.cli.sql import ask, print_answer
-from raybatch.cli.submit import create, print_errors
+from raybatch.cli.submit import print_errors
 from raybatch.cli.up import dashboard, has_gpu, print_where, wait_for_model
 from raybatch.config import PACKAGED_MODEL, ApiSettings, Home, make_settings
 from raybatch.core.model import BatchStatus

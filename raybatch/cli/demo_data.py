@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.results import write_whole
+from raybatch.actors.result_file import write_whole
 from raybatch.cli.show import stderr
 from raybatch.config import PACKAGED_MODEL
 

@@ -17,8 +17,8 @@ import typer
 from rich.text import Text
 
 import raybatch
+from raybatch.actors.connection import Connection
 from raybatch.cli import doctor_machine as machine
-from raybatch.cli.connection import Connection
 from raybatch.cli.doctor_machine import Finding, Verdict, ok, problem, warning
 from raybatch.cli.show import print_json, printable, size, stdout
 from raybatch.cli.status import Sighting, sight
@@ -50,7 +50,7 @@ def doctor(
 ) -> None:
     """Check Python, packages, disk, memory, GPU, ports, Ray, hub and models. Exit status 1 for a problem."""
     findings = []
-    for finding in examine(Connection.of(ctx)):
+    for finding in examine(ctx.ensure_object(Connection)):
         findings.append(finding)
         if not as_json:
             stdout().print(_line(finding), soft_wrap=True)

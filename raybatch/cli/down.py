@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import stderr
 
 
@@ -19,7 +19,7 @@ def down(
     """Stop raybatch. Rows in flight get a moment to finish; unfinished batches go on at the next `up`."""
     from raybatch.actors import cluster
 
-    home, console = Connection.of(ctx).home, stderr()
+    home, console = ctx.ensure_object(Connection).home, stderr()
     if cluster.down(home, now, lambda line: console.print(line, soft_wrap=True)):
         console.print("raybatch is stopped")
     else:

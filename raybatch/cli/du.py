@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import print_json, size, stdout, table
 from raybatch.config import Home
 from raybatch.errors import OperatorError
@@ -55,7 +55,7 @@ def du(
     """Show what takes how much of the disk: by kind and by batch, and what could be freed how."""
     from raybatch.ledger.rebuild import peek
 
-    home = Connection.of(ctx).home
+    home = ctx.ensure_object(Connection).home
     if not home.ledger.is_dir():
         raise OperatorError(f"no raybatch at {home.root}: start one with `raybatch up`")
     used = use(home, peek(home.ledger)[1], time.time())

@@ -9,7 +9,7 @@ import shlex
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.errors import OperatorError
 
 
@@ -17,7 +17,7 @@ def env(ctx: typer.Context) -> None:
     """Print export lines for `ray job submit` and Ray's other commands."""
     from raybatch.actors.cluster_facts import running
 
-    home = Connection.of(ctx).home
+    home = ctx.ensure_object(Connection).home
     facts = running(home)
     if facts is None:
         raise OperatorError(f"no raybatch runs in {home.root}: start one with `raybatch up`")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import instant, one_line, print_json, stdout, table
 
 MESSAGE_SHOWN_MAX = 120
@@ -27,7 +27,7 @@ def failed(
     """Say how many requests of BATCH failed for which reason, and show the first of them."""
     counts: Counter[str] = Counter()
     shown: list[Json] = []
-    for letter in _letters(Connection.of(ctx), batch_id, types or []):
+    for letter in _letters(ctx.ensure_object(Connection), batch_id, types or []):
         counts[letter["error_type"]] += 1
         if len(shown) < limit:
             shown.append(letter)

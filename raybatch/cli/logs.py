@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import instant, print_json, size, stdout, table
 from raybatch.config import Home
 from raybatch.errors import OperatorError
@@ -52,9 +52,9 @@ def logs(
     ends of some.
     """
     if which is not None and which.startswith(BATCH_PREFIX):
-        _print_batch_log(Connection.of(ctx), which, as_json)
+        _print_batch_log(ctx.ensure_object(Connection), which, as_json)
         return
-    home = Connection.of(ctx).home
+    home = ctx.ensure_object(Connection).home
     found = sorted(log_files(home), key=lambda file: file.name)
     if which is not None:
         found = [file for file in found if which == file.role or (which not in ROLES and which in file.name)]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from raybatch.actors.connection import Connection
 from raybatch.cli import (
     backup,
     batches,
@@ -38,7 +39,6 @@ from raybatch.cli import (
     verify,
     watch,
 )
-from raybatch.cli.connection import Connection
 from raybatch.cli.show import printable, stderr
 from raybatch.errors import RaybatchError
 

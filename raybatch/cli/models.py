@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import one_line, print_json, stdout, table
 
 ERROR_SHOWN_MAX = 200
@@ -17,7 +17,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as the API answers it.")] = False,
 ) -> None:
     """List the models this raybatch serves, aliases included."""
-    served = Connection.of(ctx).get("/v1/models")
+    served = ctx.ensure_object(Connection).get("/v1/models")
     if as_json:
         print_json(served)
         return

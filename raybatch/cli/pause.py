@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 
 BatchOrAll = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="Without it: everything.")]
 
 
 def pause(ctx: typer.Context, batch_id: BatchOrAll = None) -> None:
     """Start no further row of BATCH, or of any batch. Rows that run may finish; nothing is lost."""
-    _switch(Connection.of(ctx), batch_id, on=True)
+    _switch(ctx.ensure_object(Connection), batch_id, on=True)
 
 
 def resume(ctx: typer.Context, batch_id: BatchOrAll = None) -> None:
     """Go on with BATCH, or with everything. A batch that was paused by itself stays so until it is named."""
-    _switch(Connection.of(ctx), batch_id, on=False)
+    _switch(ctx.ensure_object(Connection), batch_id, on=False)
 
 
 def _switch(connection: Connection, batch_id: str | None, on: bool) -> None:

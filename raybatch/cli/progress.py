@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from raybatch.cli.connection import Connection, Json, Unreachable
+from raybatch.actors.connection import Connection, Json, Unreachable
 from raybatch.cli.show import duration
 from raybatch.core.model import TERMINAL, BatchStatus
 from raybatch.errors import Refused
@@ -23,7 +23,7 @@ def follow(connection: Connection, batch_id: str, console: Console) -> Json:
 
     Raises at once when the first look fails; after that a server that goes away is waited for.
     """
-    batch = look(connection, batch_id)
+    batch = connection.batch(batch_id)
     with _Bar(console) if console.is_terminal else _Lines(console) as display:
         display.show(batch)
         for seen in looks(connection, batch_id, batch):
@@ -35,17 +35,12 @@ def follow(connection: Connection, batch_id: str, console: Console) -> Json:
     return batch
 
 
-def look(connection: Connection, batch_id: str) -> Json:
-    found: Json = connection.get(f"/v1/batches/{batch_id}")
-    return found
-
-
 def looks(connection: Connection, batch_id: str, batch: Json) -> Iterator[Json | str]:
     """The batch again and again until it has ended; a string says why a look failed."""
     while batch["status"] not in TERMINAL:
         time.sleep(POLL_S)
         try:
-            batch = look(connection, batch_id)
+            batch = connection.batch(batch_id)
             yield batch
         except (Unreachable, Refused) as error:
             yield error.message

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import stderr
 from raybatch.config import Home
 from raybatch.errors import OperatorError
@@ -28,7 +28,7 @@ def rebuild(
     from raybatch.ledger.rebuild import rebuild as write_down
     from raybatch.ledger.rebuild import recover
 
-    home, console = Connection.of(ctx).home, stderr()
+    home, console = ctx.ensure_object(Connection).home, stderr()
     with stopped(home):
         found = recover(home.ledger)
         for damage in found.damage:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.progress import ending, follow, succeeded
 from raybatch.cli.show import print_json, stderr
 
@@ -29,7 +29,7 @@ def retry(
 
     The batch ends again under new file ids; the files it has now stay as they are.
     """
-    connection, console = Connection.of(ctx), stderr()
+    connection, console = ctx.ensure_object(Connection), stderr()
     chosen: Json = {"error_types": types, "custom_ids": custom_ids}
     batch = connection.post(
         f"/v1/batches/{batch_id}/retry", {name: given for name, given in chosen.items() if given}

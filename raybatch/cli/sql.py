@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.measure import Measurement
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.show import cell, print_json, stdout, table
 from raybatch.errors import Corrupt, NotFound, OperatorError
 
@@ -41,7 +41,7 @@ def sql(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
 ) -> None:
     """Ask SQL (DuckDB's) over batches, results, requests, failed and log; while batches run, too."""
-    answer = ask(Connection.of(ctx), statement, batch)
+    answer = ask(ctx.ensure_object(Connection), statement, batch)
     if as_json:
         print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
     elif as_csv:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import duration, one_line, print_json, printable, size, stdout, table
 from raybatch.cli.up import dashboard
 from raybatch.errors import RaybatchError
@@ -48,7 +48,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, processes included.")] = False,
 ) -> None:
     """Show the cluster, its engines, its batches and every process. Exit status 3 when nothing runs."""
-    connection = Connection.of(ctx)
+    connection = ctx.ensure_object(Connection)
     if watch:
         _watch(connection)
     seen = sight(connection)

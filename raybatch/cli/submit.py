@@ -8,14 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
 import typer
 from rich.console import Console
 
-from raybatch.cli.connection import Connection, Json
-from raybatch.cli.progress import ending, follow, look, looks, succeeded
+from raybatch.actors.connection import Connection, Json
+from raybatch.actors.submission import create, first_endpoint, metadata_pairs
+from raybatch.cli.progress import ending, follow, looks, succeeded
 from raybatch.cli.show import print_json, printable, stderr
 from raybatch.core.model import BatchStatus
 from raybatch.errors import OperatorError
@@ -41,8 +42,8 @@ def submit(
 
     Stays until every line was checked: when the batch fails there, each bad line is named.
     """
-    connection, console = Connection.of(ctx), stderr()
-    pairs = dict(_pair(word) for word in metadata or ())
+    connection, console = ctx.ensure_object(Connection), stderr()
+    pairs = metadata_pairs(metadata or ())
     with requests_file(file, model) as path:
         batch_id = create(connection, path, _name(file), endpoint or first_endpoint(path), pairs, priority)
     if not as_json:
@@ -89,43 +90,9 @@ def with_model(line: bytes, model: str) -> bytes:
     return msgspec.json.encode(request) + b"\n"
 
 
-def first_endpoint(path: Path) -> str:
-    """The first request's ``url``: all lines of a batch share it."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
-    try:
-        found = msgspec.json.decode(first.removeprefix(b"\xef\xbb\xbf"))["url"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
-        found = None
-    if not isinstance(found, str):
-        shown = printable(first[:80].decode(errors="replace"))
-        raise OperatorError(
-            'the first line is not a request such as {"custom_id":"1","method":"POST",'
-            f'"url":"/v1/chat/completions","body":{{…}}}}; found: {shown.strip()}'
-        )
-    return found
-
-
-def create(
-    connection: Connection, path: Path, name: str, endpoint: str, metadata: dict[str, str], priority: int = 0
-) -> str:
-    """Upload and create; the new batch's id."""
-    extra: dict[str, Any] = {"priority": priority} if priority else {}
-    with connection.stock_client() as client, path.open("rb") as file:
-        uploaded = client.files.create(file=(name, file), purpose="batch")
-        batch = client.batches.create(
-            input_file_id=uploaded.id,
-            endpoint=endpoint,  # type: ignore[arg-type]  # the server says which ones it serves
-            completion_window="24h",
-            metadata=metadata or None,
-            extra_body=extra,
-        )
-    return batch.id
-
-
 def checked(connection: Connection, batch_id: str) -> Json:
     """The batch once intake has read every line of it."""
-    batch = look(connection, batch_id)
+    batch = connection.batch(batch_id)
     with stderr().status("checking every line"):
         for seen in looks(connection, batch_id, batch):
             if isinstance(seen, dict):
@@ -153,10 +120,3 @@ def _opened(given: str) -> Iterator[BinaryIO]:
 
 def _name(given: str) -> str:
     return "stdin.jsonl" if given == "-" else Path(given).name
-
-
-def _pair(word: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    if not equals or not key:
-        raise OperatorError(f"--metadata takes KEY=VALUE, not '{word}'")
-    return key, value

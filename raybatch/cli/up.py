@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from raybatch.cli.connection import Connection, Json, Unreachable, is_loopback
+from raybatch.actors.connection import Connection, Json, Unreachable, is_loopback
 from raybatch.cli.show import duration, stderr, stdout, table
 from raybatch.config import (
     ENGINE_KINDS,
@@ -70,7 +70,7 @@ def up(
     from raybatch.actors import cluster
     from raybatch.actors.cluster_facts import running
 
-    connection = Connection.of(ctx)
+    connection = ctx.ensure_object(Connection)
     home = connection.home
     options = (engine, model, host, port, profile, assignments, config)
     if home.settings_path.exists() and not (any(options) or _key_on_command_line(ctx)):

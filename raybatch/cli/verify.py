@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from raybatch.cli.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import print_json, printable
 from raybatch.config import Home
 from raybatch.errors import NotFound, OperatorError, RaybatchError
@@ -44,8 +44,8 @@ def verify(
     """
     if (batch_id is None) != every:
         raise OperatorError("name one batch, or pass --all")
-    connection = Connection.of(ctx)
-    batches = [connection.get(f"/v1/batches/{batch_id}")] if batch_id else _batches(connection)
+    connection = ctx.ensure_object(Connection)
+    batches = [connection.batch(batch_id)] if batch_id else _batches(connection)
     results: list[Checked] = []
     for batch in batches:
         results.append(_checked(connection, batch))
@@ -77,7 +77,7 @@ def _batches(connection: Connection) -> Iterator[Json]:
 def _checked(connection: Connection, batch: Json) -> Checked:
     for _ in range(LOOKS_MAX):
         found = _check_once(connection, batch)
-        again = connection.get(f"/v1/batches/{batch['id']}")
+        again = connection.batch(batch["id"])
         if found.verdict is None or found.verdict.clean or _same_round(batch, again):
             break
         batch = again

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.progress import ending, follow, succeeded
 from raybatch.cli.show import print_json, stderr, stdout
 from raybatch.cli.submit import print_errors
@@ -23,7 +23,7 @@ def watch(
     A server that is restarted meanwhile is waited for. Interrupting leaves the batch running.
     """
     console = stderr() if as_json else stdout()
-    batch = follow(Connection.of(ctx), batch_id, console)
+    batch = follow(ctx.ensure_object(Connection), batch_id, console)
     if batch["status"] == BatchStatus.FAILED:
         print_errors(batch, console)
     else:

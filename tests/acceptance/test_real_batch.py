@@ -16,8 +16,8 @@ import pytest
 from openai import OpenAI
 
 from raybatch.actors import cluster
+from raybatch.actors.connection import Connection
 from raybatch.actors.ports import free_ports
-from raybatch.cli.connection import Connection
 from raybatch.cli.demo_questions import SCORE_SQL, questions
 from raybatch.cli.sql import ask
 from raybatch.cli.up import wait_for_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raybatch.cli.connection import Connection
+from raybatch.actors.connection import Connection
 from raybatch.cli.progress import follow
 from raybatch.config import Home
 from tests.cli.conftest import Run

@@ -223,7 +223,7 @@ def test_a_driver_without_a_device_is_no_gpu(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_url_of_a_home_is_where_its_settings_say(home: Home) -> None:
-    from raybatch.cli.connection import own_url
+    from raybatch.actors.connection import own_url
 
     assert own_url(home) == "http://127.0.0.1:8420"
     home.save(replace(Settings(), api=ApiSettings(host="0.0.0.0", port=9002)))

@@ -18,7 +18,7 @@ ROWS = 6
 
 @pytest.mark.vllm
 @pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
 def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:

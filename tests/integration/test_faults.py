@@ -23,6 +23,7 @@ def broken() -> Iterator[Bench]:
         yield made
 
 
+@pytest.mark.long
 def test_a_hang_is_found_by_progress(broken: Bench) -> None:
     (outcome,) = fault_processes.hang(broken.cluster, ROWS)
     assert outcome.wrong == ()

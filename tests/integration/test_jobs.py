@@ -24,7 +24,7 @@ from jobs.echo_cluster import EchoCluster, until
 from jobs.trial import Trial, committed, requests, upload_of
 from raybatch.actors.cluster import admin
 from raybatch.actors.cluster_facts import running
-from raybatch.errors import Unavailable
+from raybatch.actors.connection import Unreachable
 
 JOBS = ("submit_batch", "retry_failed", "export_results", "drain")
 JOB_MAX_S = 180.0
@@ -222,7 +222,7 @@ def test_an_export_that_breaks_off_leaves_what_was_there(tmp_path: Path) -> None
     out.write_text("older\n")
     with _stalling() as (url, hang_up):
         hang_up.set()
-        with pytest.raises(Unavailable, match="broke off"):
+        with pytest.raises(Unreachable, match="broke off"):
             export_results.main("batch_1", out, url=url)
     assert (out.read_text(), [path.name for path in tmp_path.iterdir()]) == ("older\n", ["out.jsonl"])
 

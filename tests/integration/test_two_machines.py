@@ -27,7 +27,7 @@ from jobs.trial import Trial, committed, requests
 from raybatch.actors.cluster_facts import CLUSTER_VARIABLE, running
 from raybatch.actors.ports import free_ports
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"GPU": 1}'}

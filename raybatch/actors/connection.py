@@ -1,6 +1,7 @@
-"""The way from a command to a raybatch: the home, the URL, the key, and what went wrong in one clear line.
+"""The way from a command or an operator's job to a raybatch: the home, the URL, the key, and what went wrong.
 
-Refuses to retry: a command that outlives a restart of the server asks again itself (``watch`` does).
+Refuses to retry: whoever outlives a restart of the server asks again itself (``watch`` does); OpenAI's client
+has rules of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
-
-import typer
 
 from raybatch import errors
 from raybatch.config import ApiSettings, Home
@@ -26,9 +25,10 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-CONNECT_MAX_S = 5.0
-ANSWER_MAX_S = 120.0  #: between two pieces of an answer
-_KINDS = (errors.BadRequest, errors.Unauthorized, errors.NotFound, errors.Conflict, errors.TooLarge)
+CONNECT_MAX_S: Final = 5.0
+ANSWER_MAX_S: Final = 120.0  #: between two pieces of an answer
+ANY_ADDRESS: Final = ("0.0.0.0", "::")  #: to listen on; whoever connects to it reaches this machine
+_KINDS: Final = (errors.BadRequest, errors.Unauthorized, errors.NotFound, errors.Conflict, errors.TooLarge)
 
 
 class Unreachable(OperatorError):
@@ -47,10 +47,10 @@ class Connection:
         found = Home.find(home)
         return cls(found, (url or own_url(found)).rstrip("/"), api_key)
 
-    @classmethod
-    def of(cls, ctx: typer.Context) -> Connection:
-        """The one the global options name."""
-        return ctx.ensure_object(cls)
+    def batch(self, batch_id: str) -> Json:
+        """As ``get``; NotFound when there is no such batch."""
+        found: Json = self.get(f"/v1/batches/{batch_id}")
+        return found
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON answered. Raises Unreachable, Unavailable or the ClientError the server names."""
@@ -124,14 +124,13 @@ class Connection:
             base_url=self.url,
             timeout=httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
             trust_env=self._through_proxies,
-            verify=self.url.startswith(
-                "https:"
-            ),  # loading certificates for plain HTTP costs more than the call
+            verify=self.url.startswith("https:"),  # loading certificates costs more than a plain call
         )
 
     @property
     def _through_proxies(self) -> bool:
-        return not is_loopback(urlsplit(self.url).hostname or "")
+        host = urlsplit(self.url).hostname or ""
+        return not (is_loopback(host) or host in ANY_ADDRESS)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -167,7 +166,7 @@ class Connection:
 def own_url(home: Home) -> str:
     """Where the API of this home listens, by its settings; by default where there are none yet."""
     api = home.load().api if home.settings_path.exists() else ApiSettings()
-    host = "127.0.0.1" if api.host in ("0.0.0.0", "::") else api.host
+    host = "127.0.0.1" if api.host in ANY_ADDRESS else api.host
     return f"http://[{host}]:{api.port}" if ":" in host else f"http://{host}:{api.port}"
 
 
