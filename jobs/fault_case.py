@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -40,7 +41,8 @@ class Outcome:
     lost: int = 0
     duplicated: int = 0
     unexpected: int = 0
-    again: int = 0  #: rows whose result is not of their first lease: no more than these ran twice
+    again: int = 0  #: rows whose result is not of their first lease
+    redone: int = 0  #: rows that an engine began, beyond one time each
     recovery_s: float | None = None  #: from the fault until what it broke worked again
     wrong: tuple[str, ...] = ()  #: the checker's words, and whatever else did not hold
 
@@ -87,6 +89,10 @@ class Story:
     fault: str
     case: str
     wrong: list[str] = field(default_factory=list)
+    begun_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun_before = begun_rows(self.cluster)
 
     def expect(self, true: bool, otherwise: str) -> None:
         if not true:
@@ -99,8 +105,12 @@ class Story:
         *,
         status: str = "completed",
         again: tuple[int, float] = (0, math.inf),
+        redone_max: float = math.inf,
     ) -> Outcome:
-        """Once the batch ended: its rows as the checker judges them. ``again``: the fewest and the most."""
+        """Once the batch, the only one of this story, ended: its rows as the checker judges them.
+
+        ``again``: the fewest and the most rows that were leased again.
+        """
         ended = trial.wait_ended()
         self.expect(ended["status"] == status, f"the batch is {ended['status']}, not {status}")
         verdict = patient(trial.verdict)
@@ -108,6 +118,8 @@ class Story:
         ran_again = patient(lambda: self.cluster.sql(trial.batch_id, counted))[0]["rows"]
         least, most = again
         self.expect(least <= ran_again <= most, f"{ran_again} rows were leased again, not {least} to {most}")
+        redone = begun_rows(self.cluster) - self.begun_before - committed(ended)
+        self.expect(redone <= redone_max, f"{redone} rows were begun again, more than {redone_max}")
         return Outcome(
             self.fault,
             self.case,
@@ -116,9 +128,21 @@ class Story:
             verdict.duplicated,
             verdict.unexpected,
             ran_again,
+            redone,
             None if recovery_s is None else round(recovery_s, 1),
             (*self.wrong, *verdict.faults),
         )
+
+
+def begun_rows(cluster: EchoCluster) -> int:
+    """By all engines of the cluster so far."""
+    tally = Path(cluster.settings.echo.tally)
+    return tally.stat().st_size if tally.exists() else 0
+
+
+def window_rows(cluster: EchoCluster) -> int:
+    """That one engine runs at once."""
+    return cluster.settings.echo.concurrency
 
 
 def begun(cluster: EchoCluster, rows: int, share: float = 0.3) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import psutil
 
 from jobs.echo_cluster import EchoCluster, until
 from jobs.fault_case import (
+    ENGINES,
     MENDED_MAX_S,
+    ROWS_PER_S,
     Outcome,
     Story,
     begun,
@@ -24,11 +27,15 @@ from jobs.fault_case import (
     log_entries,
     overview,
     rows_back_s,
+    window_rows,
 )
 from jobs.trial import Trial, committed
 from raybatch.errors import InUse
 
 ASLEEP_S: Final = 3.0  #: beyond the lease
+UNREPORTED_S: Final = (
+    1.0  #: how long a finished row may take, at most, from the engine into a part that is heard of
+)
 SECOND_SCHEDULER_S: Final = 60.0
 SECOND_SCHEDULER: Final = """
 import sys
@@ -43,11 +50,13 @@ except InUse as refusal:
 
 
 def engine_child(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
-    yield _engine_killed(cluster, rows, "F1", "engine-child")
+    """What it had running runs again, and nothing else: what it had finished is its actor's by then."""
+    yield _engine_killed(cluster, rows, "F1", "engine-child", window_rows(cluster))
 
 
 def engine_actor(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
-    yield _engine_killed(cluster, rows, "F2", "engine")
+    """What it had finished and not yet handed in runs again too."""
+    yield _engine_killed(cluster, rows, "F2", "engine", _held_rows(cluster))
 
 
 def scheduler(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
@@ -74,7 +83,7 @@ def scheduler(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
     until(another, MENDED_MAX_S, "the scheduler is not back")
     recovery_s = time.monotonic() - killed_mono
     story.expect(statuses <= {200, 503}, f"the API answered {sorted(statuses)}")
-    yield story.outcome(trial, recovery_s)
+    yield story.outcome(trial, recovery_s, redone_max=0)
 
 
 def everything(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
@@ -88,7 +97,7 @@ def everything(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
     recovery_s = rows_back_s(trial, killed_mono, before)
     left = [pid for pid in orphans if psutil.pid_exists(pid) and _is_engine(pid)]
     story.expect(not left, f"engine processes outlived it: {left}")
-    yield story.outcome(trial, recovery_s)
+    yield story.outcome(trial, recovery_s, redone_max=ENGINES * _held_rows(cluster))
 
 
 def zombie(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
@@ -126,7 +135,8 @@ def head(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
     before = committed(trial.wait_committed(0))
     (control,) = [pid for pid in cluster.pids("ray") if "gcs_server" in _command(pid)]
     os.kill(control, signal.SIGKILL)
-    yield story.outcome(trial, rows_back_s(trial, time.monotonic(), before))
+    recovery_s = rows_back_s(trial, time.monotonic(), before)
+    yield story.outcome(trial, recovery_s, redone_max=ENGINES * _held_rows(cluster))
 
 
 def two_schedulers(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
@@ -145,7 +155,7 @@ def two_schedulers(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
     yield story.outcome(trial)
 
 
-def _engine_killed(cluster: EchoCluster, rows: int, fault: str, role: str) -> Outcome:
+def _engine_killed(cluster: EchoCluster, rows: int, fault: str, role: str, redone_max: int) -> Outcome:
     story = Story(cluster, fault, f"kill -9 an {role.replace('-', ' ')} process")
     trial = begun(cluster, rows)
     before = len(log_entries(cluster, "suspected"))
@@ -154,7 +164,12 @@ def _engine_killed(cluster: EchoCluster, rows: int, fault: str, role: str) -> Ou
     recovery_s = engines_back_s(cluster, killed_mono, pid)
     blamed = log_entries(cluster, "suspected")[before:]
     story.expect(not blamed, f"rows are blamed: {blamed}")
-    return story.outcome(trial, recovery_s)
+    return story.outcome(trial, recovery_s, redone_max=redone_max)
+
+
+def _held_rows(cluster: EchoCluster) -> int:
+    """What is lost with an engine actor at most: a window of rows that run, and rows not handed in yet."""
+    return window_rows(cluster) + math.ceil(UNREPORTED_S * ROWS_PER_S)
 
 
 def _released(cluster: EchoCluster, trial: Trial, engine_id: str) -> bool:

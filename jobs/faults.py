@@ -28,6 +28,7 @@ from raybatch.crash_points import VARIABLE, arm
 
 PAIRS: Final = 10
 POISON_ROWS: Final = 5000
+TABLE_WIDTH: Final = 140  #: in a file or a pipe too
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,18 @@ def main(
     chosen = [fault for fault in only.split(",") if fault]
     if unknown := [fault for fault in chosen if fault not in FAULTS]:
         raise typer.BadParameter(f"no such fault: {', '.join(unknown)}. Choose from {', '.join(FAULTS)}")
-    console = Console(stderr=True)
+    told = Console(stderr=True)
     outcomes: list[Outcome] = []
     with bench(rows, pairs, seed) as broken:
         for fault in chosen:
             for outcome in _outcomes(broken, fault, rounds if fault in REPEATED else 1):
                 verdict = "clean" if outcome.clean else "; ".join(outcome.wrong)
-                console.print(f"{outcome.fault} {outcome.case}: {verdict}", markup=False)
+                told.print(f"{outcome.fault} {outcome.case}: {verdict}", markup=False)
                 outcomes.append(outcome)
                 json_path.write_text(json.dumps([asdict(known) for known in outcomes], indent=2))
-    Console().print(_table(outcomes))
+    table = Console()
+    table.width = max(table.width, TABLE_WIDTH)
+    table.print(_table(outcomes))
     if not all(outcome.clean for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -115,7 +118,8 @@ def bench(rows: int, pairs: int = PAIRS, seed: int = 0) -> Iterator[Bench]:
         points = Path(name) / "crash_points"
         points.mkdir()
         arm(points, fault_crash.FIRST_START)
-        cluster = make_cluster(*SETTINGS, rows_per_s=ROWS_PER_S)
+        tally = f"echo.tally={Path(name) / 'begun'}"
+        cluster = make_cluster(*SETTINGS, tally, rows_per_s=ROWS_PER_S)
         shim = Shim(Path(name), cluster.home.root)
         os.environ[VARIABLE] = str(points)
         try:
@@ -138,10 +142,11 @@ def _outcomes(broken: Bench, fault: str, rounds: int) -> Iterator[Outcome]:
 
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(
-        "fault", "what", "rows", "lost", "duplicated", "unexpected", "again", "recovery (s)", "else"
+        "fault", "what", "rows", "lost", "duplicated", "unexpected", "again", "redone", "recovery (s)", "else"
     )
     for outcome in outcomes:
-        counters = (outcome.rows, outcome.lost, outcome.duplicated, outcome.unexpected, outcome.again)
+        verdict = (outcome.lost, outcome.duplicated, outcome.unexpected)
+        counters = (outcome.rows, *verdict, outcome.again, outcome.redone)
         recovery = "" if outcome.recovery_s is None else f"{outcome.recovery_s:.1f}"
         table.add_row(
             outcome.fault, outcome.case, *map(str, counters), recovery, str(len(outcome.wrong) or "")

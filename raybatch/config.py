@@ -86,6 +86,7 @@ class EchoSettings:
     beta_ms: float = 0.0
     concurrency: int = 256
     startup_s: float = 0.0
+    tally: str = ""  #: a file that grows by one byte for each row that begins; empty: none
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class EchoSettings(msgspec.Struct, frozen=True, kw_only=True):
     beta_ms: float = 0.0
     concurrency: int = 256  #: rows that run at once; the others wait, first come first served
     startup_s: float = 0.0  #: how long loading takes
+    tally: str = ""  #: a file that grows by one byte for each row that begins to run; empty: none
 
 
 class Ask(msgspec.Struct, array_like=True):
@@ -109,6 +110,7 @@ class _Steps:
     running: dict[int, _Row] = field(default_factory=dict)
     due: dict[int, list[_Row]] = field(default_factory=dict)  #: step -> rows that end with it
     aborted: set[int] = field(default_factory=set)  #: numbers of waiting rows to skip
+    begun: int = 0
 
     @property
     def idle(self) -> bool:
@@ -135,6 +137,7 @@ class _Steps:
                 self.hung = True
                 return
             self.running[row.number] = row
+            self.begun += 1
             self.prompt_tokens += row.answer.prompt_tokens
             last_step = self.steps + (1 if instant else max(1, row.answer.completion_tokens))
             self.due.setdefault(last_step, []).append(row)
@@ -153,6 +156,8 @@ class _Child:
         self._frames = Frames(ToChild)
         self._steps = _Steps(settings)
         self._failures: Counter[str] = Counter()
+        self._tally = open(settings.tally, "ab", buffering=0) if settings.tally else None  # noqa: SIM115
+        self._told_begun = 0
 
     def run(self) -> None:
         self._send([])  # the first frame says: loaded
@@ -164,6 +169,7 @@ class _Child:
                 continue
             self._receive(0)
             self._steps.admit()
+            self._tell_begun()
             if self._steps.hung:
                 continue
             now = time.monotonic()
@@ -171,6 +177,12 @@ class _Child:
             while (left_s := step_ends_at - time.monotonic()) > 0:
                 self._receive(left_s)
             self._send(self._steps.step())
+
+    def _tell_begun(self) -> None:
+        """One write, so that what several processes append stays whole."""
+        if self._tally is not None and self._steps.begun > self._told_begun:
+            self._tally.write(b"." * (self._steps.begun - self._told_begun))
+            self._told_begun = self._steps.begun
 
     def _receive(self, wait_s: float | None) -> None:
         """Take in what has arrived, waiting up to ``wait_s`` for it. Ends the process at end of file."""

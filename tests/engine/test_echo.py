@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -43,6 +44,19 @@ def test_the_last_user_message_is_echoed_and_words_are_counted() -> None:
     assert body["choices"][0]["message"]["content"] == "echo: the last one"
     assert body["usage"] == {"prompt_tokens": 6, "completion_tokens": 4, "total_tokens": 10}
     assert body["model"] == "m"
+
+
+async def test_the_tally_grows_by_one_byte_for_each_row_that_begins(tmp_path: Path) -> None:
+    tally = tmp_path / "begun"
+    for _ in range(2):  # a second engine goes on where the first one ended
+        engine = EchoEngine(EchoSettings(tally=str(tally)))
+        await engine.start()
+        for request_id in ("a", "b", "c"):
+            await engine.generate(CHAT, say("hello"), request_id)
+        await engine.generate(CHAT, say("[[status=400]]"), "refused, never begun")
+        await engine.stop()
+
+    assert tally.stat().st_size == 6
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
