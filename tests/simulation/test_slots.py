@@ -12,9 +12,7 @@ from raybatch.core import events as e
 from raybatch.core import placement
 from raybatch.core.model import File
 from tests.simulation.engine import LOAD_S
-from tests.simulation.world import POLICY, SLOT_MODELS, World
-
-STEPS = 700
+from tests.simulation.world import POLICY, SLOT_MODELS, World, live
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -24,16 +22,6 @@ def test_batches_of_three_models_all_end(slots: int) -> None:
 
 def live_all(seeds: Iterable[int], slots: int) -> list[World]:
     return [live(seed, slots) for seed in seeds]
-
-
-def live(seed: int, slots: int) -> World:
-    world = World(seed, slots=slots)
-    try:
-        world.run(STEPS)
-        world.settle()
-    except Exception as error:
-        raise AssertionError(f"seed {seed} at commit {world.seq}: {error!r}") from error
-    return world
 
 
 def test_the_histories_are_rich() -> None:

@@ -15,9 +15,7 @@ from raybatch.core.changes import LeaseReleased
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
 from raybatch.core.model import BatchStatus
-from tests.simulation.world import World
-
-STEPS = 700
+from tests.simulation.world import World, live
 
 
 @pytest.mark.parametrize("first_seed", range(0, 300, 50))
@@ -26,17 +24,7 @@ def test_every_row_ends_up_committed_once_and_every_batch_ends(first_seed: int) 
 
 
 def _live_all(seeds: Iterable[int]) -> list[World]:
-    return [_live(seed) for seed in seeds]
-
-
-def _live(seed: int) -> World:
-    world = World(seed)
-    try:
-        world.run(STEPS)
-        world.settle()
-    except Exception as error:
-        raise AssertionError(f"seed {seed} at commit {world.seq}: {error!r}") from error
-    return world
+    return [live(seed) for seed in seeds]
 
 
 def test_the_histories_are_rich() -> None:

@@ -2,8 +2,7 @@
 repeated and reordered, engines that are born again or come back as zombies, a scheduler that forgets what it
 did not remember.
 
-One seed is one history. ``check_served`` owes nothing to the state's own invariants: it reads files and
-manifest only.
+One seed is one history.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.decide import decide, recover
 from raybatch.core.invariants import check_invariants
-from raybatch.core.model import TERMINAL, Batch, BatchStatus, File, LineError, PartFile, RowSpan
+from raybatch.core.model import Batch, LineError, PartFile
 from raybatch.core.policy import Policy
-from raybatch.core.rounds import visible_parts
-from raybatch.core.rows import bitmap_of, offsets_of
+from raybatch.core.rows import offsets_of
 from raybatch.core.state import Image, State
 from raybatch.ledger.contract import Ledger
 from raybatch.ledger.memory import MemoryLedger
-from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of, tally_of
+from tests.simulation.clients import Clients
+from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of
+from tests.simulation.judge import check_served, check_swap, rows_of
 
 POLICY: Final = Policy(
     lease_s=10.0,
@@ -40,6 +40,7 @@ POLICY: Final = Policy(
 )
 MODELS: Final = ("small", "large")
 SLOT_MODELS: Final = ("small", "large", "huge")
+STEPS: Final = 700
 ROUNDS_MAX: Final = 300
 
 
@@ -61,6 +62,17 @@ def durable(state: State) -> tuple[object, ...]:
         state.all_paused,
         list(state.active),
     )
+
+
+def live(seed: int, slots: int = 0) -> World:
+    """A whole history: some time with faults, then without. Raises AssertionError naming the seed."""
+    world = World(seed, slots=slots)
+    try:
+        world.run(STEPS)
+        world.settle()
+    except Exception as error:
+        raise AssertionError(f"seed {seed} at commit {world.seq}: {error!r}") from error
+    return world
 
 
 class World:
@@ -98,6 +110,7 @@ class World:
 
     def run(self, steps: int) -> None:
         """Faults and all."""
+        clients = Clients(self)
         actions: list[tuple[int, Callable[[], None]]] = [
             (30, self._deliver),
             (30, self._deliver_reply),
@@ -107,12 +120,12 @@ class World:
             (16, self._engine_flushes),
             (8, self._chore_runs),
             (8, self._time_passes),
-            (3, self._client_creates),
-            (1, self._client_cancels),
-            (1, self._client_retries),
-            (1, self._client_pauses),
-            (1, self._client_deletes),
-            (1, self._client_deletes_a_batch),
+            (3, clients.creates),
+            (1, clients.cancels),
+            (1, clients.retries),
+            (1, clients.pauses),
+            (1, clients.deletes_a_file),
+            (1, clients.deletes_a_batch),
             (1, self._engine_is_born_again),
             (1, self._scheduler_dies),
         ]
@@ -121,8 +134,8 @@ class World:
             self.clock_s += self.rng.random() * 0.05
             action()
             if step % 25 == 0:
-                self.check_served()
-        self.check_served()
+                check_served(self)
+        check_served(self)
 
     def settle(self) -> None:
         """Faults stop; every batch must end."""
@@ -149,7 +162,7 @@ class World:
             self._swap_slots()
             if not self.state.active and not self.chores and not self.state.chores:
                 break
-        self.check_served()
+        check_served(self)
         left = [self.state.batches[batch_id] for batch_id in self.state.active]
         assert not left, f"still active after {ROUNDS_MAX} rounds without a fault: {left}"
 
@@ -157,67 +170,18 @@ class World:
         """One turn of the scheduler: decide, apply, remember, speak; it may die between any two of them."""
         decision = decide(self.state, event, self._now(), POLICY)
         if isinstance(event, e.EngineReport):
-            self._check_swap(event, decision.commands)
+            check_swap(self.state, event, decision.commands, POLICY)
         images = tuple(image for change in decision.changes for image in self.state.apply(change))
-        if self._chance(0.004):
+        if self.chance(0.004):
             self._restart_scheduler()
             return
         self._commit(decision.changes, images)
         check_invariants(self.state)
-        if self._chance(0.004):
+        if self.chance(0.004):
             self._restart_scheduler()
             return
         for command in decision.commands:
             self._obey(command)
-
-    def check_served(self) -> None:
-        """What a reader of the manifest finds: every counted row once, nothing else, and files that exist."""
-        for batch in self.state.batches.values():
-            rows = self._rows(batch.batch_id, batch.round)
-            positions = [row.position for row in rows]
-            assert len(positions) == len(set(positions)), f"{batch.batch_id}: a row is served twice"
-            assert tally_of(rows) == batch.tally, f"{batch.batch_id}: {tally_of(rows)} served, {batch.tally}"
-            if batch.status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED):
-                assert sorted(positions) == list(range(batch.total)), f"{batch.batch_id}: rows are missing"
-                self._check_file(batch, batch.output_file_id, batch.tally.completed, batch.tally.output_bytes)
-                self._check_file(batch, batch.error_file_id, batch.tally.failed, batch.tally.error_bytes)
-            key = batch.batch_id, batch.round
-            if batch.status in TERMINAL:
-                assert self.ended.setdefault(key, batch) == batch, "a batch changed after its end"
-            else:
-                assert key not in self.ended, "a batch came back after its end without a retry"
-                assert batch.input_file_id not in self.removed_blobs, "the upload of a live batch is gone"
-        assert self.deleted.isdisjoint(self.state.batches), "a deleted batch came back"
-        for file in self.state.files.values():
-            if file.batch_id is not None:
-                assert file.batch_id in self.state.batches, f"{file.file_id} outlives its batch"
-                shown = self._rows(file.batch_id, file.round)
-                kind = [row.size_bytes for row in shown if row.ok == (file.part_kind == "output")]
-                assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
-
-    def _check_swap(self, report: e.EngineReport, commands: tuple[cmd.Command, ...]) -> None:
-        """A slot leaves a model only for one with work, and its own unfinished work only after its turn."""
-        told = [one.value.model for one in commands if isinstance(one, cmd.Reply) and one.value.model]
-        if not told or report.phase is not e.EnginePhase.READY:
-            return
-        priorities = self._waiting_priorities()
-        assert told[0] in priorities, f"{report.engine_id} is to serve {told[0]}, which nobody waits for"
-        mine = priorities.get(report.models[0])
-        if mine is None:
-            assert not report.held, f"{report.engine_id} is to leave rows of {report.models[0]}"
-        elif priorities[told[0]] <= mine:
-            assert report.ready_s >= POLICY.turn_s, f"{report.engine_id} swaps after {report.ready_s:.1f} s"
-
-    def _waiting_priorities(self) -> dict[str, int]:
-        """Of the models that have rows nobody holds: the highest priority."""
-        found: dict[str, int] = {}
-        for batch in self.state.batches.values():
-            if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
-                continue
-            held = self.state.leased_rows(batch.batch_id)
-            if batch.model is not None and batch.finished_rows + held < batch.total:
-                found[batch.model] = max(batch.priority, found.get(batch.model, batch.priority))
-        return found
 
     # -- the scheduler -------------------------------------------------------------------------------------
 
@@ -235,7 +199,7 @@ class World:
         self.deleted |= {change.batch_id for change in remembered if isinstance(change, c.BatchDeleted)}
 
     def _scheduler_dies(self) -> None:
-        if self._chance(0.5):
+        if self.chance(0.5):
             self._restart_scheduler()
 
     def _restart_scheduler(self) -> None:
@@ -244,7 +208,7 @@ class World:
         remembered = self.ledger.load()
         assert remembered.seq == self.seq
         self.state.load(remembered.images)
-        if self._chance(0.7):
+        if self.chance(0.7):
             self.chores.clear()
         decision = recover(self.state)
         images = tuple(image for change in decision.changes for image in self.state.apply(change))
@@ -274,9 +238,9 @@ class World:
             return
         place = self._place(len(self.to_scheduler))
         event = self.to_scheduler.pop(place)
-        if self._chance(0.1):
+        if self.chance(0.1):
             self.echoes.append(event)
-        if not self._chance(0.1):
+        if not self.chance(0.1):
             self.happen(event)
 
     def _deliver_again(self) -> None:
@@ -291,9 +255,9 @@ class World:
             return
         place = self._place(len(self.replies))
         reply = self.replies[place]
-        if not self._chance(0.1):
+        if not self.chance(0.1):
             del self.replies[place]
-        if not self._chance(0.1):
+        if not self.chance(0.1):
             self._hear(reply)
 
     def _drain_messages(self) -> None:
@@ -316,7 +280,7 @@ class World:
 
     def _engine_reports(self) -> None:
         engine = self._any_engine()
-        gives_up = self._chance(0.1)  # on the answer to its last report
+        gives_up = self.chance(0.1)  # on the answer to its last report
         if not engine.superseded and (gives_up or not engine.waits_for_orders):
             wants_rows = self.rng.choice((0, 8, 64))
             self.to_scheduler.append(engine.report(wants_rows=wants_rows, now_s=self.clock_s))
@@ -340,13 +304,13 @@ class World:
         place = self.rng.randrange(len(self.engines))
         old = self.engines[place]
         self.engines[place] = old.born_again()
-        if self._chance(0.5):
+        if self.chance(0.5):
             self.zombies.append(old)
 
     def _swap_slots(self) -> None:
         """Models are loaded, or are not; a slot that has left its model is born again for the next one."""
         for place, engine in enumerate(self.engines):
-            engine.load(self.clock_s, fails=self._chance(0.1))
+            engine.load(self.clock_s, fails=self.chance(0.1))
             if engine.over(self.clock_s):
                 if engine.phase is e.EnginePhase.DRAINING:
                     self.swaps.append((self.clock_s, engine.engine_id))
@@ -363,7 +327,7 @@ class World:
         if not self.chores:
             return
         command = self.rng.choice(self.chores)
-        if not self._chance(0.1):
+        if not self.chance(0.1):
             self.chores.remove(command)
         fate = self.rng.random() if self.faults else 1.0
         if fate < 0.1:
@@ -399,7 +363,7 @@ class World:
             for offset in offsets_of(lease.rows)
             for row in (DiskRow(lease.first + offset, False, 7),)
         ]
-        written = part_of(command.batch_id, f"closing-{self._draw()}", rows, "closing/")
+        written = part_of(command.batch_id, f"closing-{self.draw()}", rows, "closing/")
         self.disk[written.part.path] = [one.row for one in rows]
         return written
 
@@ -408,115 +372,26 @@ class World:
         if any(part.path not in self.disk for part in command.parts):
             return None
         part_id = "+".join(sorted(part.part_id for part in command.parts))
-        rows = [row for part in command.parts for row in self._served(part)]
+        rows = [row for part in command.parts for row in rows_of(part, self.disk)]
         level = 1 + max(part.level for part in command.parts)
         path = f"results/{command.batch_id}/{part_id}.parquet"
         self.disk[path] = rows
         part = PartFile(part_id, path, 1, len(rows), "crc32c:0", level)
         return e.PartsCompacted(command.batch_id, part, tuple(part.part_id for part in command.parts))
 
-    # -- clients and time ----------------------------------------------------------------------------------
-
-    def _client_creates(self) -> None:
-        if len(self.uploads) >= 4 and self._chance(0.9):
-            return
-        number = self._draw()
-        file_id = f"file-{number}"
-        if self.uploads and self._chance(0.3):
-            file_id = self.rng.choice(list(self.uploads))
-        else:
-            self.uploads[file_id] = (self.rng.choice((1, 17, 90, 300, 301)), not self._chance(0.1))
-            self.happen(e.FileStored("client", File(file_id, "t", "batch", "in.jsonl", 1, self.clock_s)))
-        self.to_scheduler.append(
-            e.BatchAsked(
-                reply_to="client",
-                batch_id=f"batch-{number}",
-                tenant="t",
-                input_file_id=file_id,
-                output_file_id=f"out-{number}",
-                error_file_id=f"err-{number}",
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                completion_window_s=86_400.0,
-                metadata=self.rng.choice((None, {}, {"ключ": "значение"})),
-                priority=self.rng.choice((0, 0, 5)),
-                request_key=file_id,
-                idempotency_key=self.rng.choice((None, f"key-{number}")),
-                is_retry=False,
-            )
-        )
-
-    def _client_cancels(self) -> None:
-        if self.state.batches and self._chance(0.5):
-            batch_id = self.rng.choice(list(self.state.batches))
-            self.to_scheduler.append(e.CancelAsked("client", "t", batch_id))
-
-    def _client_retries(self) -> None:
-        ended = [batch for batch in self.state.batches.values() if batch.tally.failed and not batch.active]
-        if not ended:
-            return
-        batch = self.rng.choice(ended)
-        failed = [row for row in self._rows(batch.batch_id, batch.round) if not row.ok]
-        again = self.rng.sample(failed, self.rng.randint(1, len(failed)))
-        width = self.rng.choice((1, 7, 64))
-        stretches: dict[int, list[int]] = {}
-        for position in sorted(row.position for row in again):
-            stretches.setdefault(position // width, []).append(position)
-        spans = tuple(
-            RowSpan(run[0], bitmap_of(position - run[0] for position in run), self.rng.randint(1, 3))
-            for run in stretches.values()
-        )
-        number = self._draw()
-        names = f"out-{number}", f"err-{number}"
-        self.to_scheduler.append(
-            e.RetryAsked("client", "t", batch.batch_id, batch.round, spans, tally_of(again), *names)
-        )
-
-    def _client_pauses(self) -> None:
-        batch_id = self.rng.choice([None, *self.state.batches])
-        self.to_scheduler.append(e.PauseAsked("client", "t", batch_id, self.rng.random() < 0.5))
-
-    def _client_deletes(self) -> None:
-        if self.state.files:
-            file_id = self.rng.choice(list(self.state.files))
-            self.to_scheduler.append(e.FileDeletionAsked("client", "t", file_id))
-
-    def _client_deletes_a_batch(self) -> None:
-        """Or cancels it, while it is active."""
-        if self.state.batches and self._chance(0.5):
-            batch_id = self.rng.choice(list(self.state.batches))
-            self.to_scheduler.append(e.BatchDeletionAsked("client", "t", batch_id))
+    # -- time and chance ------------------------------------------------------------------------------------
 
     def _time_passes(self) -> None:
         self.clock_s += self.rng.choice((0.2, 1.0, 1.0, 4.0, 12.0))
         self.happen(e.Tick())
         self._swap_slots()
 
-    # -- looking -------------------------------------------------------------------------------------------
-
-    def _rows(self, batch_id: str, round_: int) -> list[DiskRow]:
-        parts = self.state.parts.get(batch_id, {}).values()
-        redrives = self.state.redrives.get(batch_id, {}).values()
-        return [row for part in visible_parts(parts, redrives, round_) for row in self._served(part)]
-
-    def _served(self, part: PartFile) -> list[DiskRow]:
-        assert part.path in self.disk, f"the manifest names {part.path}, which was removed"
-        masked = set(part.masked)
-        rows = self.disk[part.path]
-        assert len(rows) == part.rows
-        return [row for row in rows if row.position not in masked]
-
-    def _check_file(self, batch: Batch, file_id: str, rows: int, size_bytes: int) -> None:
-        file = self.state.files.get(file_id)
-        assert (file is not None) == (rows > 0), f"{batch.batch_id}: {rows} rows, file {file}"
-        assert file is None or file.size_bytes == size_bytes, f"{batch.batch_id}: {file}"
-
-    def _chance(self, probability: float) -> bool:
+    def chance(self, probability: float) -> bool:
         return self.faults and self.rng.random() < probability
 
     def _place(self, length: int) -> int:
-        return self.rng.randrange(length) if self._chance(0.3) else 0
+        return self.rng.randrange(length) if self.chance(0.3) else 0
 
-    def _draw(self) -> int:
+    def draw(self) -> int:
         self._drawn += 1
         return self._drawn

@@ -1,0 +1,96 @@
+"""What must hold in the simulated world, whatever happened: told from its manifest and its disk alone.
+
+Owes nothing to the state's own invariants.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raybatch.core import commands as cmd
+from raybatch.core import events as e
+from raybatch.core.model import TERMINAL, Batch, BatchStatus, PartFile
+from raybatch.core.policy import Policy
+from raybatch.core.rounds import visible_parts
+from raybatch.core.state import State
+from tests.simulation.engine import DiskRow, tally_of
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+def check_served(world: World) -> None:
+    """What a reader of the manifest finds: every counted row once, nothing else, and files that exist."""
+    state = world.state
+    for batch in state.batches.values():
+        rows = served_rows(world, batch.batch_id, batch.round)
+        positions = [row.position for row in rows]
+        assert len(positions) == len(set(positions)), f"{batch.batch_id}: a row is served twice"
+        assert tally_of(rows) == batch.tally, f"{batch.batch_id}: {tally_of(rows)} served, {batch.tally}"
+        if batch.status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED):
+            assert sorted(positions) == list(range(batch.total)), f"{batch.batch_id}: rows are missing"
+            _check_file(state, batch, batch.output_file_id, batch.tally.completed, batch.tally.output_bytes)
+            _check_file(state, batch, batch.error_file_id, batch.tally.failed, batch.tally.error_bytes)
+        key = batch.batch_id, batch.round
+        if batch.status in TERMINAL:
+            assert world.ended.setdefault(key, batch) == batch, "a batch changed after its end"
+        else:
+            assert key not in world.ended, "a batch came back after its end without a retry"
+            assert batch.input_file_id not in world.removed_blobs, "the upload of a live batch is gone"
+    assert world.deleted.isdisjoint(state.batches), "a deleted batch came back"
+    for file in state.files.values():
+        if file.batch_id is not None:
+            assert file.batch_id in state.batches, f"{file.file_id} outlives its batch"
+            shown = served_rows(world, file.batch_id, file.round)
+            kind = [row.size_bytes for row in shown if row.ok == (file.part_kind == "output")]
+            assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
+
+
+def check_swap(
+    state: State, report: e.EngineReport, commands: tuple[cmd.Command, ...], policy: Policy
+) -> None:
+    """A slot leaves a model only for one with work, and its own unfinished work only after its turn."""
+    told = [one.value.model for one in commands if isinstance(one, cmd.Reply) and one.value.model]
+    if not told or report.phase is not e.EnginePhase.READY:
+        return
+    priorities = _waiting_priorities(state)
+    assert told[0] in priorities, f"{report.engine_id} is to serve {told[0]}, which nobody waits for"
+    mine = priorities.get(report.models[0])
+    if mine is None:
+        assert not report.held, f"{report.engine_id} is to leave rows of {report.models[0]}"
+    elif priorities[told[0]] <= mine:
+        assert report.ready_s >= policy.turn_s, f"{report.engine_id} swaps after {report.ready_s:.1f} s"
+
+
+def served_rows(world: World, batch_id: str, round_: int) -> list[DiskRow]:
+    """What the files of that round show."""
+    parts = world.state.parts.get(batch_id, {}).values()
+    redrives = world.state.redrives.get(batch_id, {}).values()
+    return [row for part in visible_parts(parts, redrives, round_) for row in rows_of(part, world.disk)]
+
+
+def rows_of(part: PartFile, disk: dict[str, list[DiskRow]]) -> list[DiskRow]:
+    """Of one file, those that are not masked."""
+    assert part.path in disk, f"the manifest names {part.path}, which was removed"
+    masked = set(part.masked)
+    rows = disk[part.path]
+    assert len(rows) == part.rows
+    return [row for row in rows if row.position not in masked]
+
+
+def _waiting_priorities(state: State) -> dict[str, int]:
+    """Of the models that have rows nobody holds: the highest priority."""
+    found: dict[str, int] = {}
+    for batch in state.batches.values():
+        if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
+            continue
+        held = state.leased_rows(batch.batch_id)
+        if batch.model is not None and batch.finished_rows + held < batch.total:
+            found[batch.model] = max(batch.priority, found.get(batch.model, batch.priority))
+    return found
+
+
+def _check_file(state: State, batch: Batch, file_id: str, rows: int, size_bytes: int) -> None:
+    file = state.files.get(file_id)
+    assert (file is not None) == (rows > 0), f"{batch.batch_id}: {rows} rows, file {file}"
+    assert file is None or file.size_bytes == size_bytes, f"{batch.batch_id}: {file}"
