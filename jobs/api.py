@@ -15,12 +15,11 @@ from typing import Annotated, Final
 import typer
 
 from raybatch.actors.cluster_facts import running
-from raybatch.actors.connection import Connection, Json, Unreachable
+from raybatch.actors.connection import Connection, Json, looks
 from raybatch.config import Home
-from raybatch.core.model import TERMINAL, BatchStatus
-from raybatch.errors import OperatorError, RaybatchError, Refused
+from raybatch.core.model import BatchStatus
+from raybatch.errors import OperatorError, RaybatchError
 
-LOOK_S: Final = 1.0
 LINE_EVERY_S: Final = 5.0  #: while nothing but counts change
 TERMINATED_EXIT: Final = 128 + signal.SIGTERM
 
@@ -59,13 +58,12 @@ def follow(connection: Connection, batch_id: str) -> Json:
     lines = Lines()
     batch = connection.batch(batch_id)
     lines.say(batch["status"], progress(batch))
-    while batch["status"] not in TERMINAL:
-        time.sleep(LOOK_S)
-        try:
-            batch = connection.batch(batch_id)
+    for seen in looks(connection, batch_id, batch):
+        if isinstance(seen, str):
+            lines.say("away", f"{seen}; looking again")
+        else:
+            batch = seen
             lines.say(batch["status"], progress(batch))
-        except (Unreachable, Refused) as error:
-            lines.say("away", f"{error.message}; looking again")
     return batch
 
 
@@ -118,7 +116,7 @@ def say(line: str) -> None:
 
 def command(main: Callable[..., None]) -> None:
     """Run ``main`` as a command line. An error raised on purpose is one line on stderr and exit status 1."""
-    signal.signal(signal.SIGTERM, _end)
+    clean_up_on_sigterm()
     try:
         typer.run(main)
     except RaybatchError as error:
@@ -126,6 +124,11 @@ def command(main: Callable[..., None]) -> None:
         sys.exit(1)
 
 
-def _end(*_: object) -> None:
-    """`ray job stop`: what is half done is cleaned up on the way out."""
-    sys.exit(TERMINATED_EXIT)
+def clean_up_on_sigterm() -> None:
+    """What is half done is undone on the way out of `ray job stop`, and no second signal cuts that short."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(TERMINATED_EXIT)
+
+    signal.signal(signal.SIGTERM, end)

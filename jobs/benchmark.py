@@ -7,8 +7,6 @@ what they measure and remove it afterwards.
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +17,7 @@ from rich.console import Console
 from jobs import parity as p
 from jobs import plots, tables
 from jobs import sharing as shared
+from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
 from jobs.echo_cluster import echo_cluster
 from raybatch.config import PACKAGED_MODEL, ModelSettings
@@ -35,7 +34,7 @@ Assignments = Annotated[
 
 @app.callback(help=__doc__)
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is removed
+    clean_up_on_sigterm()
 
 
 @app.command()

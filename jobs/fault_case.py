@@ -15,7 +15,7 @@ import httpx
 
 from jobs.echo_cluster import EchoCluster, until
 from jobs.trial import ENDED, ENDPOINT, Trial, committed, requests
-from raybatch.actors.cluster import admin
+from raybatch.errors import RaybatchError
 
 ROWS: Final = 3000
 ENGINES: Final = 2
@@ -159,7 +159,7 @@ def engines_back_s(cluster: EchoCluster, since_mono: float, lost_pid: int) -> fl
     def back() -> bool:
         try:
             engines = overview(cluster)["engines"]
-        except (OSError, httpx.HTTPError):
+        except RaybatchError:
             return False
         ready = [engine for engine in engines if engine["phase"] == "ready" and not engine["lost"]]
         whole = [engine for engine in ready if engine["child_pids"] and lost_pid not in _pids(engine)]
@@ -182,14 +182,14 @@ def kill(cluster: EchoCluster, role: str, number: signal.Signals = signal.SIGKIL
 
 
 def overview(cluster: EchoCluster) -> dict[str, Any]:
-    """Raises OSError while nobody answers."""
-    found: dict[str, Any] = admin(cluster.home, cluster.url, "overview")["overview"]
+    """Raises RaybatchError while nobody answers."""
+    found: dict[str, Any] = cluster.admin("overview")["overview"]
     return found
 
 
 def log_entries(cluster: EchoCluster, kind: str) -> list[dict[str, Any]]:
     """Of the server's whole log, oldest first."""
-    entries = patient(lambda: admin(cluster.home, cluster.url, "log"))
+    entries = patient(lambda: cluster.admin("log"))
     return [entry for entry in entries if entry["kind"] == kind]
 
 
@@ -203,7 +203,7 @@ def patient(ask: Callable[[], Any]) -> Any:
     while True:
         try:
             return ask()
-        except (httpx.HTTPError, OSError):
+        except (httpx.HTTPError, RaybatchError):
             if time.monotonic() > deadline_mono:
                 raise
             time.sleep(ASK_AGAIN_S)

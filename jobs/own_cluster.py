@@ -19,6 +19,7 @@ import msgspec
 from jobs.checker import Stored
 from raybatch.actors import cluster
 from raybatch.actors.cluster_facts import kill_at_once, processes
+from raybatch.actors.connection import Connection
 from raybatch.actors.engine_names import engine_names
 from raybatch.actors.reads import BatchRows
 from raybatch.config import Home, Settings
@@ -40,6 +41,7 @@ class OwnCluster:
         self.url = f"http://{settings.api.host}:{settings.api.port}"
         self._ready_max_s = ready_max_s
         self._ray_temp_dir: Path | None = None  #: outside the home, for socket paths must be short
+        self._connection = Connection(home, self.url, None)
         self._http = httpx.Client(base_url=self.url, timeout=30.0)
 
     def up(self, engines: int | None = None) -> None:
@@ -127,11 +129,8 @@ class OwnCluster:
         return [Stored(**row) for row in found]
 
     def admin(self, path: str) -> Any:
-        """What the operator's door answers, such as "overview" or "log"."""
-        token = (self.home.run / "admin_token").read_text().strip()
-        answer = self._http.get(f"/admin/{path}", headers={"Authorization": f"Bearer {token}"})
-        answer.raise_for_status()
-        return answer.json()
+        """What the operator's door answers, such as "overview" or "log". Raises RaybatchError."""
+        return self._connection.admin("GET", f"/admin/{path}")
 
     def _rows(self, batch_id: str) -> BatchRows:
         known = msgspec.convert(self.admin("manifest"), tuple[BatchRows, ...])

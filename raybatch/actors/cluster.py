@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from raybatch.actors.cluster_facts import (
     ClusterFacts,
@@ -23,10 +21,11 @@ from raybatch.actors.cluster_facts import (
     running,
     wait_gone,
 )
+from raybatch.actors.connection import Connection
 from raybatch.actors.ports import check_free
-from raybatch.actors.supervisor import DIRECT, Supervisor, api_alive
+from raybatch.actors.supervisor import Supervisor, api_alive
 from raybatch.config import Home, Settings
-from raybatch.errors import OperatorError
+from raybatch.errors import OperatorError, RaybatchError
 
 __all__ = ["ClusterFacts", "ProcessFacts", "down", "processes", "running", "up", "up_foreground"]
 
@@ -114,18 +113,6 @@ def prepare(home: Home, settings: Settings) -> None:
     home.save(settings)
 
 
-def admin(home: Home, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the API's local admin door. Raises OSError when it does not answer."""
-    token = (home.run / "admin_token").read_text().strip()
-    request = urllib.request.Request(
-        f"{url}/admin/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-    )
-    with DIRECT.open(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes], say: Say) -> ClusterFacts:
     deadline_mono = time.monotonic() + START_MAX_S
     said = ""
@@ -145,11 +132,11 @@ def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes], say: Say) -> Cl
 
 def _drain(home: Home, facts: ClusterFacts) -> None:
     deadline_mono = time.monotonic() + home.load().engine.drain_s + 10.0
-    with contextlib.suppress(OSError):
-        admin(home, facts.api_url, "drain", {"on": True})
+    connection = Connection(home, facts.api_url, None)
+    with contextlib.suppress(RaybatchError):
+        connection.admin("POST", "/admin/drain", {"on": True})
         while time.monotonic() < deadline_mono:
-            overview = admin(home, facts.api_url, "overview")
-            engines = overview.get("overview", overview)["engines"]
+            engines = connection.admin("GET", "/admin/overview")["overview"]["engines"]
             if all(engine["held_rows"] == 0 or engine["lost"] for engine in engines):
                 return
             time.sleep(0.2)

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Final
 
@@ -132,6 +133,7 @@ def reap(home: Home) -> int:
     return len(mine)
 
 
+@lru_cache(maxsize=1)
 def this_machine() -> str:
     """Another one after every boot, as pids are."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,6 +1,6 @@
 """The way from a command or an operator's job to a raybatch: the home, the URL, the key, and what went wrong.
 
-Refuses to retry: whoever outlives a restart of the server asks again itself (``watch`` does); OpenAI's client
+Refuses to retry: who wants to outlive a restart of the server asks again (``looks`` does); OpenAI's client
 has rules of its own.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit
 
 from raybatch import errors
 from raybatch.config import ApiSettings, Home
-from raybatch.errors import OperatorError, RaybatchError, Unavailable
+from raybatch.core.model import TERMINAL
+from raybatch.errors import OperatorError, RaybatchError, Refused, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+LOOK_S: Final = 1.0  #: between two looks at a batch that is waited for
 CONNECT_MAX_S: Final = 5.0
 ANSWER_MAX_S: Final = 120.0  #: between two pieces of an answer
 ANY_ADDRESS: Final = ("0.0.0.0", "::")  #: to listen on; whoever connects to it reaches this machine
@@ -161,6 +164,17 @@ class Connection:
             return Unavailable(message, retry_after_s=1)
         kind = next((kind for kind in _KINDS if kind.status == status), OperatorError)
         return kind(message)
+
+
+def looks(connection: Connection, batch_id: str, batch: Json) -> Iterator[Json | str]:
+    """The batch again and again until it has ended; a string says why a look failed."""
+    while batch["status"] not in TERMINAL:
+        time.sleep(LOOK_S)
+        try:
+            batch = connection.batch(batch_id)
+            yield batch
+        except (Unreachable, Refused) as error:
+            yield error.message
 
 
 def own_url(home: Home) -> str:

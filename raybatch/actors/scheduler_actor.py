@@ -111,7 +111,7 @@ class SchedulerActor:
 
     async def _audit(self, scheduler: Scheduler) -> None:
         rows = await scheduler.read("manifest", None)
-        batches = tuple(BatchFiles(one.batch, None, one.visible(), one.parts) for one in rows)
+        batches = tuple(BatchFiles(one.batch, None, one.parts) for one in rows)
         named = tuple(uploads(scheduler.known().files.values()))
         for finding in await asyncio.to_thread(audit, self._home.root, Manifest(batches), False, named):
             log.error("audit: %s", finding)

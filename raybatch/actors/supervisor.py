@@ -49,7 +49,7 @@ RAY_TEMP_DIR_MAX: Final = 40  #: characters; a session adds some 65 to it
 HEAD_END_S: Final = 3.0  #: everything worth keeping is durable already
 
 #: whatever http_proxy says, for that is about other machines
-DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
 
 def api_alive(url: str) -> bool:
     try:
-        with DIRECT.open(f"{url}/health/live", timeout=5) as answer:
+        with _DIRECT.open(f"{url}/health/live", timeout=5) as answer:
             return bool(answer.status == 200)
     except (OSError, http.client.HTTPException):
         return False

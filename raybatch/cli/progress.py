@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from raybatch.actors.connection import Connection, Json, Unreachable
+from raybatch.actors.connection import Connection, Json, looks
 from raybatch.cli.show import duration
 from raybatch.core.model import TERMINAL, BatchStatus
-from raybatch.errors import Refused
 
-POLL_S = 1.0
 LINE_EVERY_S = 5.0  #: in plain lines, while nothing but counts change
 
 
@@ -33,17 +30,6 @@ def follow(connection: Connection, batch_id: str, console: Console) -> Json:
                 batch = seen
                 display.show(batch)
     return batch
-
-
-def looks(connection: Connection, batch_id: str, batch: Json) -> Iterator[Json | str]:
-    """The batch again and again until it has ended; a string says why a look failed."""
-    while batch["status"] not in TERMINAL:
-        time.sleep(POLL_S)
-        try:
-            batch = connection.batch(batch_id)
-            yield batch
-        except (Unreachable, Refused) as error:
-            yield error.message
 
 
 def ending(batch: Json) -> str:

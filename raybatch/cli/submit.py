@@ -14,9 +14,9 @@ import msgspec
 import typer
 from rich.console import Console
 
-from raybatch.actors.connection import Connection, Json
+from raybatch.actors.connection import Connection, Json, looks
 from raybatch.actors.submission import create, first_endpoint, metadata_pairs
-from raybatch.cli.progress import ending, follow, looks, succeeded
+from raybatch.cli.progress import ending, follow, succeeded
 from raybatch.cli.show import print_json, printable, stderr
 from raybatch.core.model import BatchStatus
 from raybatch.errors import OperatorError

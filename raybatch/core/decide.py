@@ -25,7 +25,7 @@ from raybatch.core.chores import (
 )
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
-from raybatch.core.leasing import grant, grant_chunk, has_rows, held_up, lease_of
+from raybatch.core.leasing import grant, grant_chunk, held_up, lease_of
 from raybatch.core.logbook import entries
 from raybatch.core.model import BatchStatus, ChunkState, PartFile, PartSlice
 from raybatch.core.placement import just_failed, model_for
@@ -99,11 +99,12 @@ def _take_in(state: State, verdict: e.IntakeEnded, now: e.Now) -> Decision:
         return Decision((done,))
     if verdict.errors:
         return Decision((done, c.BatchFailed(batch.batch_id, verdict.errors, now.wall)))
-    assert verdict.model is not None
+    models = [span.model for span in verdict.spans] if verdict.model is None else [verdict.model]
+    assert models
     validated = c.BatchValidated(
-        batch.batch_id, verdict.total, verdict.model, verdict.expected_tokens, now.wall
+        batch.batch_id, verdict.total, verdict.model, verdict.expected_tokens, now.wall, verdict.spans
     )
-    return Decision((done, validated), (cmd.WakeEngines(verdict.model),))
+    return Decision((done, validated), tuple(cmd.WakeEngines(model) for model in models))
 
 
 # -- leased ------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def _rows_for(
     """Ordinary rows, or a group of suspects by itself, or nothing until the engine is empty for them."""
     if not report.wants_rows:
         return (), ()
-    due = turn(state, report, has_rows(state, report), now, policy)
+    due = turn(state, report, now, policy)
     turns = () if due.begins is None else (c.LaneTurn(report.engine_id, due.begins, now.mono),)
     if due.suspects is not None:
         return (grant_chunk(state, due.suspects, report.engine_id),), turns

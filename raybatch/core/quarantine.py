@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from raybatch.core.changes import DeathBlamed
 from raybatch.core.events import EnginePhase, EngineReport, Now
+from raybatch.core.leasing import has_rows
 from raybatch.core.model import BatchStatus, Chunk, ChunkState
 from raybatch.core.policy import Policy
 from raybatch.core.rows import bitmap_of, offsets_of
@@ -65,8 +66,8 @@ def _groups(rows: int, size: int) -> Iterator[int]:
 # -- whose turn --------------------------------------------------------------------------------------------
 
 
-def turn(state: State, report: EngineReport, has_ordinary: bool, now: Now, policy: Policy) -> Turn:
-    """``has_ordinary``: there are ordinary rows for this engine, too."""
+def turn(state: State, report: EngineReport, now: Now, policy: Policy) -> Turn:
+    """What an engine that wants rows may be given."""
     held = [state.chunks[lease.chunk_id] for lease in report.held if lease.chunk_id in state.chunks]
     if any(chunk.suspect for chunk in held):
         return Turn(ordinary=False)
@@ -76,6 +77,7 @@ def turn(state: State, report: EngineReport, has_ordinary: bool, now: Now, polic
     known = state.lanes.get(report.engine_id)
     lane = known is None or known.quarantine  # an engine that has just started is empty: suspects go first
     over = known is not None and now.mono - known.at_mono > policy.lane_turn_s
+    has_ordinary = has_rows(state, report)
     if lane and over and has_ordinary:
         return Turn(begins=False)
     if not lane and not over and has_ordinary:

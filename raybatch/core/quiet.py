@@ -19,7 +19,6 @@ from raybatch.errors import OperatorError
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MINUTES_A_DAY: Final = 24 * 60
-_AHEAD_DAYS: Final = 8  #: a whole week from any day on, and the end of its last window
 _HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})")
 
 
@@ -33,18 +32,7 @@ class QuietHours:
 
 def is_quiet(quiet: QuietHours, wall_s: float) -> bool:
     """``wall_s``: seconds since the Unix epoch. Raises OperatorError as ``check_quiet`` does."""
-    return _within(_stretches(quiet, wall_s), wall_s)
-
-
-def next_change_at(quiet: QuietHours, wall_s: float) -> float | None:
-    """When ``is_quiet`` next answers otherwise; None when it never will."""
-    stretches = _stretches(quiet, wall_s)
-    quiet_now = _within(stretches, wall_s)
-    edges = sorted(edge for stretch in stretches for edge in stretch if edge > wall_s)
-    last_known_at = max((begins_at for begins_at, _ in stretches), default=wall_s)
-    return next(
-        (edge for edge in edges if _within(stretches, edge) != quiet_now and edge <= last_known_at), None
-    )
+    return any(begins_at <= wall_s < ends_at for begins_at, ends_at in _stretches(quiet, wall_s))
 
 
 def check_quiet(quiet: QuietHours) -> None:
@@ -59,12 +47,8 @@ class _Window(NamedTuple):
     end_min: int  #: more than a day's when it ends on the next one
 
 
-def _within(stretches: tuple[tuple[float, float], ...], wall_s: float) -> bool:
-    return any(begins_at <= wall_s < ends_at for begins_at, ends_at in stretches)
-
-
 def _stretches(quiet: QuietHours, wall_s: float) -> tuple[tuple[float, float], ...]:
-    """Begin and end of every window around ``wall_s``, as instants."""
+    """Begin and end of every window that may hold ``wall_s``, as instants."""
     zone = _zone(quiet.time_zone)
     today = datetime.fromtimestamp(wall_s, UTC).astimezone(zone).date()
     return _stretches_around(today, zone, _windows(quiet.hours), _weekdays(quiet.days))
@@ -74,7 +58,7 @@ def _stretches(quiet: QuietHours, wall_s: float) -> tuple[tuple[float, float], .
 def _stretches_around(
     today: date, zone: ZoneInfo | None, windows: tuple[_Window, ...], weekdays: frozenset[int]
 ) -> tuple[tuple[float, float], ...]:
-    days = (today + timedelta(days=ahead) for ahead in range(-1, _AHEAD_DAYS + 1))
+    days = (today - timedelta(days=1), today)  # a window that began yesterday may last into today
     return tuple(
         (_instant(day, window.begin_min, zone), _instant(day, window.end_min, zone))
         for day in days

@@ -22,9 +22,8 @@ from jobs import export_results
 from jobs.checker import check
 from jobs.echo_cluster import EchoCluster, until
 from jobs.trial import Trial, committed, requests, upload_of
-from raybatch.actors.cluster import admin
 from raybatch.actors.cluster_facts import running
-from raybatch.actors.connection import Unreachable
+from raybatch.actors.connection import Connection, Unreachable
 
 JOBS = ("submit_batch", "retry_failed", "export_results", "drain")
 JOB_MAX_S = 180.0
@@ -63,7 +62,7 @@ def ray_jobs(shared: EchoCluster) -> Iterator[RayJobs]:
     try:
         yield RayJobs(shared)
     finally:
-        admin(shared.home, shared.url, "drain", {"on": False})
+        Connection(shared.home, shared.url, None).admin("POST", "/admin/drain", {"on": False})
 
 
 @pytest.mark.cluster
@@ -136,7 +135,7 @@ def test_a_drain_by_a_ray_job_brings_the_engines_to_rest_until_it_is_taken_back(
     assert "drained: no engine holds a row" in said
     rested = shared.get(f"/v1/batches/{trial.batch_id}")
     assert rested["status"] == "in_progress"
-    health = admin(shared.home, shared.url, "overview")["health"]
+    health = shared.admin("overview")["health"]
     assert (health["scheduler"]["state"], [engine["held_rows"] for engine in health["engines"]]) == (
         "draining",
         [0],
