@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 import msgspec
 
 from raybatch.core.fitness import GpuLimits
+from raybatch.core.model import Validation
 from raybatch.core.policy import Policy
 from raybatch.core.quiet import QuietHours, check_quiet
 from raybatch.errors import OperatorError
@@ -30,8 +32,17 @@ class ApiSettings:
     port: int = API_PORT_DEFAULT
     key_sha256: str | None = None  #: hex digest of the static key; needed when host is not loopback
     allowed_hosts: tuple[str, ...] = ()  #: further names a browser may reach the API under
-    upload_bytes_max: int = 512 << 20
+    completion_windows: tuple[str, ...] = ("24h",)  #: on offer: whole minutes, hours or days, such as "30m"
+    openai_limits: bool = False  #: all that OpenAI itself limits, where no other setting says otherwise
+    upload_bytes_max: int = 512 << 20  #: of a file sent in one piece
     uploads_at_once_max: int = 4
+    large_upload_bytes_max: int = 8 << 30  #: of a file sent in parts
+    parts_at_once_max: int = 8
+
+    @property
+    def windows_s(self) -> dict[str, float]:
+        """The completion windows by name. Raises OperatorError for what is no duration."""
+        return {name: _duration_s("api.completion_windows", name) for name in self.completion_windows}
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class EngineSettings:
     flush_rows: int = 4000
     report_s: float = 1.0  #: heartbeat
     row_attempts_max: int = 3  #: tries of a row that the engine asks to send again
+    row_max_s: float = 0.0  #: a row that has no answer by then becomes an error row; 0: it may take its time
     drain_s: float = 20.0  #: rows in flight get so long when an engine is drained
     hang_s: float = 60.0  #: no progress for so long while rows run, or for 20 x the longest step: it hangs
 
@@ -92,7 +104,11 @@ class EchoSettings:
 @dataclass(frozen=True)
 class IntakeSettings:
     line_bytes_max: int = 8 << 20
-    strict: bool = True
+    strict: bool = True  #: of batches that do not say themselves which ``validation`` they want
+
+    @property
+    def validation(self) -> Validation:
+        return Validation.STRICT if self.strict else Validation.RELAXED
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,12 @@ class Settings:
     def canonical(self) -> dict[str, str]:
         """Every name a request may use for a model, to the model's id."""
         return {name: model.id for model in self.models for name in model.names}
+
+    @property
+    def media_domains(self) -> frozenset[str]:
+        """Hosts from which some engine may load media: vLLM's own ``allowed_media_domains``."""
+        extras = [self.vllm_of(model).extra for model in self.models]
+        return frozenset(host for extra in extras for host in extra.get("allowed_media_domains", ()))
 
     def vllm_of(self, model: ModelSettings) -> VllmSettings:
         """The section ``vllm`` as it holds for ``model``; both their extra arguments apply."""
@@ -156,8 +178,20 @@ PROFILES: Final[dict[str, tuple[str, ...]]] = {
         "ray.dashboard=false",
     ),
 }
+#: ``api.openai_limits``, as settings: each can be given another value beside it
+OPENAI_LIMITS: Final = (
+    "scheduler.requests_max=50000",
+    "scheduler.batch_bytes_max=209715200",
+    "scheduler.embedding_inputs_max=50000",
+    "scheduler.keep_files_days=30",
+    "scheduler.expire_unfinished=true",
+    "intake.strict=true",
+)
 SECTIONS: Final = tuple(f.name for f in fields(Settings) if f.name not in ("models", "profile"))
 ENGINE_KINDS: Final = ("vllm", "echo")
+
+_DURATION: Final = re.compile(r"([1-9]\d{0,4})([mhd])")
+_UNIT_S: Final = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 Sections = Mapping[str, Mapping[str, Any]]  #: section, key, value
 
@@ -167,18 +201,28 @@ def make_settings(
 ) -> Settings:
     """``top``, then the profile, then ``sections`` (of a file), then ``assignments``: ``section.key=value``.
 
-    Raises OperatorError for what no raybatch can run with.
+    OpenAI's limits, where they are asked for, come right after the profile. Raises OperatorError for what no
+    raybatch can run with.
     """
     if profile not in PROFILES:
         raise OperatorError(f"unknown profile '{profile}': choose one of {', '.join(PROFILES)}")
-    settings = replace(Settings(profile=profile), **top)
-    for assignment in PROFILES[profile]:
+    settings = _settings(replace(Settings(profile=profile), **top), PROFILES[profile], sections, assignments)
+    if settings.api.openai_limits:
+        presets = (*PROFILES[profile], *OPENAI_LIMITS)
+        settings = _settings(replace(Settings(profile=profile), **top), presets, sections, assignments)
+    _check(settings)
+    return settings
+
+
+def _settings(
+    settings: Settings, presets: tuple[str, ...], sections: Sections | None, assignments: tuple[str, ...]
+) -> Settings:
+    for assignment in presets:
         settings = _assigned(settings, assignment)
     for name, values in (sections or {}).items():
         settings = replace(settings, **{name: changed(getattr(settings, name), name, values)})
     for assignment in assignments:
         settings = _assigned(settings, assignment)
-    _check(settings)
     return settings
 
 
@@ -233,8 +277,17 @@ def _check(settings: Settings) -> None:
         raise OperatorError(
             f"there is no engine '{settings.engine.kind}': choose {' or '.join(ENGINE_KINDS)}"
         )
+    if not settings.api.windows_s:
+        raise OperatorError('api.completion_windows is empty: every batch names one, "24h" for most clients')
     check_quiet(settings.quiet)
     _check_names(settings.models)
+
+
+def _duration_s(path: str, text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise OperatorError(f"'{path}' takes durations such as 30m, 24h or 7d, not '{text}'")
+    return float(found[1]) * _UNIT_S[found[2]]
 
 
 def _check_names(models: Iterable[ModelSettings]) -> None:
@@ -281,6 +334,11 @@ class Home:
         return self.root / "files"
 
     @property
+    def uploads(self) -> Path:
+        """Files that come in parts, until they are whole."""
+        return self.root / "uploads"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 
@@ -299,6 +357,7 @@ class Home:
         """Create the directories, private to the owner."""
         for path in (self.root, self.run, self.ledger, self.files, self.models, self.logs, self.scratch):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.uploads.mkdir(exist_ok=True, mode=0o700)
         (self.root / "batches").mkdir(exist_ok=True, mode=0o700)
         (self.root / "results").mkdir(exist_ok=True, mode=0o700)
 

@@ -76,6 +76,31 @@ def test_every_name_of_a_model_leads_to_its_id() -> None:
     }
 
 
+def test_openais_limits_come_before_what_was_set_and_after_the_profile() -> None:
+    usual = make_settings("test")
+    assert (usual.scheduler.requests_max, usual.scheduler.batch_bytes_max) == (1_000_000, 0)
+    assert (usual.scheduler.expire_unfinished, usual.scheduler.keep_files_days) == (False, 0.0)
+    sections = {"scheduler": {"keep_files_days": 3.0}, "api": {"openai_limits": True}}
+    limited = make_settings("test", ("scheduler.requests_max=7", "intake.strict=false"), sections=sections)
+    assert (limited.scheduler.requests_max, limited.scheduler.keep_files_days) == (7, 3.0)
+    assert (limited.scheduler.batch_bytes_max, limited.scheduler.embedding_inputs_max) == (200 << 20, 50_000)
+    assert (limited.scheduler.expire_unfinished, limited.intake.strict) == (True, False)
+    assert limited.vllm == usual.vllm
+    off = make_settings("test", ("api.openai_limits=false",), sections=sections)
+    assert (off.scheduler.requests_max, off.scheduler.expire_unfinished) == (1_000_000, False)
+
+
+def test_completion_windows_are_durations() -> None:
+    assert make_settings("test").api.windows_s == {"24h": 86_400.0}
+    settings = make_settings("test", ('api.completion_windows=["30m", "24h", "7d"]',))
+    assert settings.api.windows_s == {"30m": 1_800.0, "24h": 86_400.0, "7d": 604_800.0}
+    for wrong in ("24", "h", "0h", "1w", "-1h", "24h ", ""):
+        with pytest.raises(OperatorError, match=re.escape(f"such as 30m, 24h or 7d, not '{wrong}'")):
+            make_settings("test", (f'api.completion_windows=["{wrong}"]',))
+    with pytest.raises(OperatorError, match="is empty"):
+        make_settings("test", ("api.completion_windows=[]",))
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path

@@ -9,14 +9,15 @@ from itertools import groupby
 from raybatch.actors.held_lease import slice_of
 from raybatch.actors.intake import IntakeLimits, take_in
 from raybatch.actors.request_rows import RequestRows
-from raybatch.config import Home
+from raybatch.config import Home, Settings
 from raybatch.core.commands import Lease
 from raybatch.core.events import IntakeEnded, PartsCompacted, PartWritten
-from raybatch.core.model import Batch, LineError, PartFile, ResultRow
+from raybatch.core.model import Batch, LineError, PartFile, ResultRow, Validation
 from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 from raybatch.storage.compaction import compact
 from raybatch.storage.parts import write_part
+from raybatch.wire.embedding_inputs import EMBEDDINGS
 from raybatch.wire.result_line import Origin, Unanswered, unanswered_row
 
 CLOSING_LEASES_PER_PART = 8  #: some 32,000 rows in memory at once
@@ -34,12 +35,25 @@ def intake(home: Home, batch: Batch) -> IntakeEnded:
         home.index_path(batch.batch_id),
         endpoint=batch.endpoint,
         models=settings.canonical(),
-        limits=IntakeLimits(settings.scheduler.requests_max, settings.intake.line_bytes_max),
-        strict=settings.intake.strict,
+        limits=_limits(settings, batch),
+        strict=(batch.validation or settings.intake.validation) is Validation.STRICT,
     )
     crash_point("intake.indexed")
-    model = report.model or next(iter(settings.canonical().values()), None)  # relaxed, and every line is bad
-    return IntakeEnded(batch.batch_id, report.total, model, report.expected_tokens, report.errors)
+    model = report.model
+    if model is None and not report.spans:  # relaxed, and every line is bad: any engine can say so
+        model = next(iter(settings.canonical().values()), None)
+    return IntakeEnded(
+        batch.batch_id, report.total, model, report.expected_tokens, report.errors, report.spans
+    )
+
+
+def _limits(settings: Settings, batch: Batch) -> IntakeLimits:
+    return IntakeLimits(
+        settings.scheduler.requests_max,
+        settings.intake.line_bytes_max,
+        settings.scheduler.embedding_inputs_max if batch.endpoint == EMBEDDINGS else 0,
+        settings.media_domains,
+    )
 
 
 def closing(home: Home, code: str, leases: tuple[Lease, ...], chore: str) -> list[PartWritten]:

@@ -167,6 +167,7 @@ class EngineLoop:
             self._settings.row_attempts_max,
             changed=self._row_finished,
             died=self._die,
+            row_max_s=self._settings.row_max_s,
         )
         self._commits = PartCommits(
             self._window, self._scheduler, self._home, self._settings, self._engine_id, self._wake.set

@@ -18,7 +18,7 @@ class RequestRow:
     index: int
     custom_id: str | None
     body: bytes
-    refusal: tuple[str, str] | None = None  #: error code and message: answered without asking the engine
+    refusal: tuple[str, str, int] | None = None  #: code, message, physical line: the engine is not asked
 
 
 @dataclass(slots=True)

@@ -9,19 +9,24 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raybatch.core.model import LineError
+import numpy as np
+
+from raybatch.core.model import LineError, ModelSpan
 from raybatch.storage.request_index import IndexEntry, IndexReader, IndexWriter
 from raybatch.wire.batch_faults import (
     duplicate_custom_id,
     empty_file,
     line_too_long,
     mismatched_model,
+    too_many_embedding_inputs,
     too_many_tasks,
 )
 from raybatch.wire.custom_ids import CustomIds, Repeats
+from raybatch.wire.embedding_inputs import embedding_inputs
 from raybatch.wire.jsonl import Line, read_lines
 from raybatch.wire.request_line import BadLine, CheckedLine, LineChecker
 
@@ -33,6 +38,8 @@ READ_BYTES = 1 << 20
 class IntakeLimits:
     requests_max: int = 1_000_000
     line_bytes_max: int = 8 << 20
+    embedding_inputs_max: int = 0  #: over all requests; 0: they are not counted
+    media_domains: frozenset[str] = frozenset()  #: hosts from which engines may load media
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +47,14 @@ class IntakeReport:
     """What an upload holds. With ``errors`` the batch fails and there is no index."""
 
     total: int  #: requests, bad ones included, blank lines not
-    model: str | None  #: canonical id; None when no line is a good request
+    model: str | None  #: canonical id; None when no line is a good request, and when ``spans`` name several
     sha256: str  #: of the whole upload, hex
     errors: tuple[LineError, ...]  #: in line order, the first ``ERRORS_KEPT_MAX``
     errors_total: int
     expected_tokens: int  #: of the requests that can run
     bytes: int
     refused: int = 0  #: index rows that carry an error instead of a request to run
+    spans: tuple[ModelSpan, ...] = ()  #: where in the index each model's rows lie, when there are several
 
 
 def take_in(
@@ -60,31 +68,37 @@ def take_in(
 ) -> IntakeReport:
     """Check every line of ``blob`` and write the index of its requests to ``index_path``.
 
-    ``models`` maps served names and aliases to canonical ids. Strict: any fault fails the batch. Otherwise a
-    bad line becomes an index row that carries its first error, and only a fault of the whole upload fails.
+    ``models`` maps served names and aliases to canonical ids. Strict: any fault fails the batch, and so do
+    different models. Otherwise a bad line becomes an index row that carries its first error, only a fault of
+    the whole upload fails, and the rows of each model lie together, in their order.
     """
     upload = _Upload(blob)
-    reading = _Reading(LineChecker(endpoint, models), limits)
-    with IndexWriter(index_path) as index:
+    checker = LineChecker(endpoint, models, limits.media_domains)
+    reading = _Reading(checker, limits, strict)
+    with closing(checker), IndexWriter(index_path) as index:
         for line in read_lines(upload.blocks(), limits.line_bytes_max):
             entry = reading.take(line)
             if entry is not None:
                 index.add(entry)
     repeats = reading.repeats(index_path)
-    errors, errors_total = reading.errors(repeats, index_path, strict)
+    errors, errors_total = reading.errors(repeats, index_path)
+    spans: tuple[ModelSpan, ...] = ()
     if errors:
         index_path.unlink()
-    elif len(repeats.row):
-        reading.refuse(repeats, index_path)
+    else:
+        if len(repeats.row):
+            reading.refuse(repeats, index_path)
+        spans = reading.group_by_model(index_path)
     return IntakeReport(
         total=reading.total,
-        model=reading.model,
+        model=None if spans else reading.model,
         sha256=upload.sha256,
         errors=errors,
         errors_total=errors_total,
         expected_tokens=reading.expected_tokens,
         bytes=upload.bytes,
         refused=0 if errors else reading.refused,
+        spans=spans,
     )
 
 
@@ -111,14 +125,19 @@ class _Upload:
 class _Reading:
     """What the pass has seen so far."""
 
-    def __init__(self, checker: LineChecker, limits: IntakeLimits) -> None:
+    def __init__(self, checker: LineChecker, limits: IntakeLimits, strict: bool) -> None:
         self._checker = checker
         self._limits = limits
+        self._strict = strict
         self._custom_ids = CustomIds()
         self._line_numbers = array("q")  #: by row of the index
         self._line_errors: list[LineError] = []  #: the first of them
         self._line_errors_total = 0
+        self._models: dict[str, int] = {}  #: numbered as they first occur; unless strict, as the next one is
+        self._model_numbers = array("H")  #: by row of the index; a bad line goes with the rows before it
+        self._model_number = 0  #: of the row at hand
         self.total = 0
+        self._embedding_inputs = 0
         self.refused = 0
         self.model: str | None = None
         self.expected_tokens = 0
@@ -129,14 +148,19 @@ class _Reading:
         if self.total > self._limits.requests_max:
             return None
         checked = self._check(line)
+        if not self._strict:
+            self._model_numbers.append(self._model_number)
         self._custom_ids.add(checked.custom_id)
         self._line_numbers.append(line.number)
         length = 0 if line.text is None else line.length
         place = self.total - 1, line.offset, length, line.number, checked.custom_id
         if isinstance(checked, CheckedLine):
             self.expected_tokens += checked.expected_tokens
+            if self._limits.embedding_inputs_max and line.text is not None:
+                self._embedding_inputs += embedding_inputs(line.text)
             return IndexEntry(*place, checked.expected_tokens)
-        self._keep(checked.errors)
+        if checked.structural:
+            self._keep(checked.errors)
         self.refused += 1
         first = checked.errors[0]
         return IndexEntry(*place, 0, first.code, first.message, first.param)
@@ -145,11 +169,11 @@ class _Reading:
         with IndexReader(index_path) as index:
             return self._custom_ids.repeats(entry.custom_id for entry in index)
 
-    def errors(self, repeats: Repeats, index_path: Path, strict: bool) -> tuple[tuple[LineError, ...], int]:
+    def errors(self, repeats: Repeats, index_path: Path) -> tuple[tuple[LineError, ...], int]:
         """What the batch fails for: the first errors in line order, and how many there are."""
         errors = list(self._upload_errors())
         total = len(errors)
-        if strict:
+        if self._strict:
             errors += self._line_errors
             errors += self._duplicates(repeats, index_path)
             total += self._line_errors_total + len(repeats.row)
@@ -167,6 +191,24 @@ class _Reading:
                     row, first_row = next(pending, (-1, -1))
                 rewritten.add(entry)
 
+    def group_by_model(self, index_path: Path) -> tuple[ModelSpan, ...]:
+        """Rewrite an index of several models, one after the other; of one model it stays as it is."""
+        if len(self._models) < 2:
+            return ()
+        numbers = np.asarray(self._model_numbers)
+        spans: list[ModelSpan] = []
+        with IndexReader(index_path) as index, IndexWriter(index_path) as grouped:
+            first = 0
+            for model, number in self._models.items():
+                count = expected_tokens = 0
+                for entry in index.picked(numbers == number):
+                    grouped.add(entry)
+                    count += 1
+                    expected_tokens += entry.expected_tokens
+                spans.append(ModelSpan(model, first, count, expected_tokens))
+                first += count
+        return tuple(spans)
+
     def _check(self, line: Line) -> CheckedLine | BadLine:
         if line.text is None:
             error = line_too_long(line.number, line.length, self._limits.line_bytes_max)
@@ -174,7 +216,9 @@ class _Reading:
         checked = self._checker.check(line.text, line.number)
         if isinstance(checked, CheckedLine):
             self.model = self.model or checked.model
-            if checked.model != self.model:
+            if not self._strict:
+                self._model_number = self._models.setdefault(checked.model, len(self._models))
+            elif checked.model != self.model:
                 return BadLine(checked.custom_id, (mismatched_model(line.number, checked.model_named),))
         return checked
 
@@ -187,6 +231,8 @@ class _Reading:
             yield empty_file()
         if self.total > self._limits.requests_max:
             yield too_many_tasks(self.total, self._limits.requests_max)
+        if self._embedding_inputs > self._limits.embedding_inputs_max:
+            yield too_many_embedding_inputs(self._embedding_inputs, self._limits.embedding_inputs_max)
 
     def _duplicates(self, repeats: Repeats, index_path: Path) -> Iterator[LineError]:
         with IndexReader(index_path) as index:

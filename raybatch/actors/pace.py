@@ -75,12 +75,15 @@ class Pace:
 
     def _count(self, batch: Batch) -> None:
         before = self._seen.get(batch.batch_id)
-        if before is None or batch.model not in self._bins:
+        if before is None:
             return
-        rows = max(0, batch.finished_rows - before.finished_rows)
-        counted = self._bins[batch.model]
-        counted.rows += rows
-        counted.tokens += rows * batch.expected_row_tokens
+        finished = {span.model: span.finished for span in before.by_model}
+        for span in batch.by_model:
+            if span.model in self._bins:
+                rows = max(0, span.finished - finished.get(span.model, 0))
+                counted = self._bins[span.model]
+                counted.rows += rows
+                counted.tokens += rows * span.expected_row_tokens
 
     def _keep_samples(self, batches: dict[str, Batch], now_mono: float) -> None:
         kept = {}

@@ -243,9 +243,11 @@ def model_view(
     else:
         state = "waiting" if any(engine.slot and not engine.lost for engine in engines) else "absent"
     waiting = (
-        found.total - found.finished_rows
+        span.count - span.finished
         for found in known.batches.values()
-        if found.model == model and found.status is BatchStatus.IN_PROGRESS
+        if found.status is BatchStatus.IN_PROGRESS
+        for span in found.by_model
+        if span.model == model
     )
     return ModelView(
         model,

@@ -36,7 +36,7 @@ class RequestRows:
                 index=entry.index,
                 custom_id=entry.custom_id,
                 body=b"" if entry.error_code is not None else request_body(next(lines)),
-                refusal=None if entry.error_code is None else (entry.error_code, entry.error_message or ""),
+                refusal=_refusal(entry),
             )
             for position, entry in entries
         ]
@@ -54,3 +54,9 @@ class RequestRows:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(path)
         return self._readers[path]
+
+
+def _refusal(entry: IndexEntry) -> tuple[str, str, int] | None:
+    if entry.error_code is None:
+        return None
+    return entry.error_code, entry.error_message or "", entry.line_number

@@ -25,7 +25,7 @@ from raybatch.core.outcome import Outcome, judge
 from raybatch.core.rows import bitmap_of
 from raybatch.engine.contract import Engine, EngineReply
 from raybatch.errors import EngineDied
-from raybatch.wire.result_line import Origin, answered_row, refused_row
+from raybatch.wire.result_line import Origin, Unanswered, answered_row, refused_row, unanswered_row
 
 RETRY_WAIT_S: Final = 0.5  #: doubled with every try
 
@@ -62,10 +62,13 @@ class RowWindow:
         tries_max: int,
         changed: Callable[[], None],
         died: Callable[[], None],
+        row_max_s: float = 0.0,
     ) -> None:
+        """``row_max_s``: a row without an answer by then gets an error row; 0: no limit."""
         self._engine = engine
         self._engine_id = engine_id
         self._tries_max = tries_max
+        self._row_max_s = row_max_s or None
         self._changed = changed
         self._died = died
         self._lines: dict[str, _Line] = {}  #: by batch: leases with waiting rows, and what is in flight
@@ -212,7 +215,13 @@ class RowWindow:
             origin = self._origin(held, row, started_at)
             self._finish(held, refused_row(origin, *row.refusal, row_id=f"batch_req_{row_id}"))
             return
-        reply, tries = await self._answer(held.lease.endpoint, row, f"req_{row_id}")
+        try:
+            async with asyncio.timeout(self._row_max_s):
+                reply, tries = await self._answer(held.lease.endpoint, row, f"req_{row_id}")
+        except TimeoutError:
+            origin = self._origin(held, row, started_at)
+            self._finish(held, unanswered_row(origin, Unanswered.TIMED_OUT, row_id=f"batch_req_{row_id}"))
+            return
         origin = self._origin(held, row, started_at, tries)
         self._finish(
             held,

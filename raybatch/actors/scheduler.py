@@ -327,7 +327,7 @@ class Scheduler:
         pace = self._pace.batch(batch)
         known = self._known
         active = (known.batches[batch_id] for batch_id in self._state.active if batch_id in known.batches)
-        eta = time_left(batch, active, known.rates.get(batch.model or ""))
+        eta = time_left(batch, active, known.rates)
         paused = known.all_paused and batch.active
         return reads.BatchView(batch, pace.rows_per_s, pace.tokens_per_s, None if paused else eta, paused)
 

@@ -27,6 +27,7 @@ from raybatch.actors.sweep import (
     kept,
     lost_its_ledger,
     sweep,
+    sweep_uploads,
 )
 from raybatch.actors.versions import code_version
 from raybatch.config import Home
@@ -123,6 +124,7 @@ class SchedulerActor:
         while True:
             if clock.steady_s(time.time(), time.monotonic()) >= CLOCK_STEADY_S:
                 await scheduler.ask(RetentionDue())
+                await asyncio.to_thread(sweep_uploads, self._home, time.time())
             await asyncio.sleep(RETENTION_LOOK_S)
 
     async def _answered(self, call: str, *args: Any) -> Any:

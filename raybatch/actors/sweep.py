@@ -1,6 +1,7 @@
 """Bytes that no ledger row names: parts of refused reports, uploads cut off, indexes of failed batches.
 
-Only old ones are removed. A young file may be on its way to being remembered.
+Only old ones are removed. A young file may be on its way to being remembered. Large uploads say by themselves
+when their time is over.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from raybatch.config import Home
 from raybatch.storage import parts
 from raybatch.storage.atomic import TEMPORARY_PREFIX, written_before
 from raybatch.storage.blobs import BlobStore
+from raybatch.storage.uploads import UploadStore
 
 ORPHAN_AGE_S: Final = 24 * 3600.0
 RETENTION_LOOK_S: Final = 300.0
@@ -51,6 +53,7 @@ def lost_its_ledger(home: Home, known: Remembered) -> bool:
 def sweep(home: Home, wanted: Kept, now: float) -> list[Path]:
     """Remove the orphans; answer what went."""
     removed = list(orphans(home, wanted, now))
+    sweep_uploads(home, now)
     for path in removed:
         path.unlink(missing_ok=True)
     for folder in _result_folders(home):
@@ -60,9 +63,18 @@ def sweep(home: Home, wanted: Kept, now: float) -> list[Path]:
     return removed
 
 
+def sweep_uploads(home: Home, now: float) -> None:
+    """Remove the large uploads whose time is over, with their parts."""
+    uploads = UploadStore(home.uploads)
+    for folder in uploads.over(now):
+        uploads.remove(folder)
+
+
 def orphans(home: Home, wanted: Kept, now: float) -> Iterator[Path]:
-    """Files older than a day that belong to nobody."""
+    """Files older than a day that belong to nobody, and those of large uploads whose time is over."""
     before = now - ORPHAN_AGE_S
+    for folder in UploadStore(home.uploads).over(now):
+        yield from (path for path in folder.rglob("*") if path.is_file())
     yield from BlobStore(home.files).orphans(lambda file_id: file_id in wanted.file_ids, before=before)
     for path in (home.root / "batches").iterdir():
         batch_id = path.name.removesuffix(INDEX_SUFFIX)

@@ -1,4 +1,5 @@
-"""Whether a new batch is taken in: closed doors (503) first, then limits (400 and 429).
+"""Whether a new batch is taken in: closed doors (503) first, then limits (400 and 429), and once its rows are
+known the tokens they may take.
 
 Every refusal names the limit, the value found and the setting that changes it.
 """
@@ -8,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from raybatch.core.commands import Rejection
-from raybatch.core.events import BatchAsked, EnginePhase
+from raybatch.core.events import BatchAsked, EnginePhase, IntakeEnded
 from raybatch.core.fitness import Fitness
-from raybatch.core.model import Batch, BatchStatus, File
+from raybatch.core.model import Batch, BatchStatus, File, LineError
 from raybatch.core.policy import Policy
 from raybatch.core.state import EngineEntry, State
 
@@ -51,6 +52,12 @@ def refusal(state: State, asked: BatchAsked, file: File, policy: Policy) -> Reje
     shut = closed(state, policy)
     if shut is not None:
         return shut
+    if 0 < policy.batch_bytes_max < file.size_bytes:
+        message = (
+            f"The input file has {file.size_bytes:,} bytes; that of a batch may have "
+            f"{policy.batch_bytes_max:,} (setting scheduler.batch_bytes_max). Split it into several batches."
+        )
+        return Rejection("BadRequest", message, "input_file_id", "file_too_large")
     lines = file.lines or 0
     if lines > policy.queued_requests_max:
         message = (
@@ -86,6 +93,33 @@ def refusal(state: State, asked: BatchAsked, file: File, policy: Policy) -> Reje
         )
         excess = queued + lines - policy.queued_requests_max
         return Rejection("Busy", message, code="queue_full", retry_after_s=_wait_s(state, excess))
+    return None
+
+
+def too_many_tokens(state: State, batch: Batch, verdict: IntakeEnded, policy: Policy) -> LineError | None:
+    """Why a batch without a fault fails all the same, or None. Counts what its tenant's batches have left."""
+    most = policy.enqueued_tokens_max
+    if not most:
+        return None
+    shares = {span.model: span.expected_tokens for span in verdict.spans}
+    if verdict.model is not None:
+        shares[verdict.model] = verdict.expected_tokens
+    for model, found in shares.items():
+        queued = sum(
+            span.expected_tokens_left
+            for other in (state.batches[batch_id] for batch_id in state.active)
+            if other.tenant == batch.tenant
+            for span in other.by_model
+            if span.model == model
+        )
+        if queued + found > most:
+            message = (
+                f"Enqueued token limit reached for {model}. Limit: {most:,} enqueued tokens. "
+                "Please try again once some in_progress batches have been completed. "
+                f"(This batch has about {found:,} tokens, and about {queued:,.0f} wait; "
+                "the limit is the setting scheduler.enqueued_tokens_max.)"
+            )
+            return LineError("token_limit_exceeded", message, None, None)
     return None
 
 

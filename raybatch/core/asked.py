@@ -12,19 +12,23 @@ from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.admission import closed, refusal
 from raybatch.core.chores import intake
+from raybatch.core.deadline import anew, resumed
 from raybatch.core.decision import Decision
 from raybatch.core.model import CHUNK_ROWS_MAX, TERMINAL, Batch, BatchStatus, LineError, Tally
 from raybatch.core.policy import Policy
 from raybatch.core.retention import gone
-from raybatch.core.rounds import reopened, resumed
+from raybatch.core.rounds import reopened
+from raybatch.core.spans import split
 from raybatch.core.state import State
 
 
-def store_file(state: State, stored: e.FileStored) -> Decision:
-    known = state.files.get(stored.file.file_id)
-    if known is not None:
-        return _answer(stored.reply_to, known)
-    return Decision((c.FileAdded(stored.file),), (cmd.Reply(stored.reply_to, stored.file),))
+def store_file(state: State, stored: e.FileStored, policy: Policy) -> Decision:
+    file = stored.file
+    if file.file_id in state.files:
+        return _answer(stored.reply_to, state.files[file.file_id])
+    if file.expires_at is None and policy.keep_files_s is not None:
+        file = replace(file, expires_at=file.created_at + policy.keep_files_s)
+    return Decision((c.FileAdded(file),), (cmd.Reply(stored.reply_to, file),))
 
 
 def delete_file(state: State, asked: e.FileDeletionAsked) -> Decision:
@@ -56,7 +60,8 @@ def create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) 
         idempotency_key=asked.idempotency_key,
         output_file_id=asked.output_file_id,
         error_file_id=asked.error_file_id,
-        output_expires_after_s=asked.output_expires_after_s,
+        output_expires_after_s=asked.output_expires_after_s or policy.keep_files_s,
+        validation=asked.validation,
     )
     created: tuple[c.Change, ...] = (c.BatchCreated(batch),)
     file = state.files.get(asked.input_file_id)
@@ -117,7 +122,7 @@ def delete_batch(state: State, asked: e.BatchDeletionAsked, now: e.Now) -> Decis
     return _also(cmd.Reply(asked.reply_to, batch), gone(state, (batch,), ()))
 
 
-def retry_batch(state: State, asked: e.RetryAsked, policy: Policy) -> Decision:
+def retry_batch(state: State, asked: e.RetryAsked, now: e.Now, policy: Policy) -> Decision:
     batch = _batch(state, asked.tenant, asked.batch_id)
     if isinstance(batch, cmd.Rejection):
         return _answer(asked.reply_to, batch)
@@ -146,10 +151,9 @@ def retry_batch(state: State, asked: e.RetryAsked, policy: Policy) -> Decision:
             f"{rows} rows to retry do not fit the batch's {batch.tally.failed} failed ones of {batch.total}."
         )
         return _answer(asked.reply_to, cmd.Rejection("BadRequest", message))
-    change = c.BatchReopened(
-        batch.batch_id, asked.spans, asked.tally, asked.output_file_id, asked.error_file_id
-    )
-    shown = reopened(batch, asked.tally, asked.output_file_id, asked.error_file_id)
+    spans, files = split(asked.spans, batch), (asked.output_file_id, asked.error_file_id)
+    change = c.BatchReopened(batch.batch_id, spans, asked.tally, *files, now.wall)
+    shown = anew(reopened(batch, spans, asked.tally, *files), now.wall)
     return Decision((change,), (cmd.Reply(asked.reply_to, shown), *_wake(batch)))
 
 
@@ -163,7 +167,7 @@ def _holds(whole: Tally, failed: Tally) -> bool:
 
 def pause(state: State, asked: e.PauseAsked, now: e.Now) -> Decision:
     if asked.batch_id is None:
-        change = (c.AllPaused(asked.on),) if bool(state.all_paused) != asked.on else ()
+        change = (c.AllPaused(asked.on, now.wall),) if bool(state.all_paused) != asked.on else ()
         wake = tuple(cmd.WakeEngines(model) for model in _models(state))
         return Decision(change, (cmd.Reply(asked.reply_to, asked.on), *wake))
     batch = _batch(state, asked.tenant, asked.batch_id)
@@ -177,7 +181,7 @@ def pause(state: State, asked: e.PauseAsked, now: e.Now) -> Decision:
         paused = replace(batch, paused_at=now.wall)
         change_one: c.Change = c.BatchPaused(batch.batch_id, now.wall)
     else:
-        paused = resumed(batch, now.wall)
+        paused = resumed(batch, now.wall, state.all_paused)
         change_one = c.BatchResumed(batch.batch_id, now.wall)
     return Decision((change_one,), (cmd.Reply(asked.reply_to, paused), *_wake(batch)))
 
@@ -199,7 +203,7 @@ def _models(state: State) -> list[str]:
 
 
 def _wake(batch: Batch) -> tuple[cmd.Command, ...]:
-    return (cmd.WakeEngines(batch.model),) if batch.model else ()
+    return tuple(cmd.WakeEngines(span.model) for span in batch.by_model)
 
 
 def _also(reply: cmd.Reply, decision: Decision) -> Decision:

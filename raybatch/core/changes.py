@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from raybatch.core.events import EngineReport, SurroundingsSeen
-from raybatch.core.model import Batch, File, LineError, ModelRate, PartFile, PartSlice, RowSpan, Tally
+from raybatch.core.model import (
+    Batch,
+    File,
+    LineError,
+    ModelRate,
+    ModelSpan,
+    PartFile,
+    PartSlice,
+    RowSpan,
+    Tally,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +49,10 @@ class BatchCreated:
 class BatchValidated:
     batch_id: str
     total: int
-    model: str
+    model: str | None  #: None when ``spans`` name several
     expected_tokens: int
     at: float
+    spans: tuple[ModelSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +122,16 @@ class BatchCancelling:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchExpiring:
+    """Its completion window has passed: no further row of it is run."""
+
+    batch_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class BatchEnded:
-    """Every row is committed: finalizing to completed, or cancelling to cancelled."""
+    """Every row is committed: in_progress to completed, finalizing to expired, cancelling to cancelled."""
 
     batch_id: str
     at: float
@@ -134,6 +153,7 @@ class BatchReopened:
     tally: Tally  #: of what no longer counts
     output_file_id: str
     error_file_id: str
+    at: float = 0.0  #: its completion window begins anew; 0: an older version did not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +173,14 @@ class AllPaused:
     """While on, no row of any batch is leased."""
 
     on: bool
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockJumped:
+    """The wall clock moved by itself: deadlines move with it."""
+
+    by_s: float  #: negative when it was set back
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +247,13 @@ class DrainSet:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockRead:
+    """Volatile. From here on the two clocks are held against each other."""
+
+    offset_s: float  #: wall less monotonic
+
+
+@dataclass(frozen=True, slots=True)
 class SurroundingsNoted:
     """Volatile."""
 
@@ -238,16 +273,20 @@ DurableChange = (
     | PartCommitted
     | PartsReplaced
     | BatchCancelling
+    | BatchExpiring
     | BatchEnded
     | BatchDeleted
     | BatchReopened
     | BatchPaused
     | BatchResumed
     | AllPaused
+    | ClockJumped
     | Logged
     | RateNoted
 )
-VolatileChange = EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | LaneTurn | DrainSet | SurroundingsNoted
+VolatileChange = (
+    EngineSeen | EngineLost | LeaseRenewed | ChoreNoted | LaneTurn | DrainSet | ClockRead | SurroundingsNoted
+)
 Change = DurableChange | VolatileChange
 
 DURABLE: Final[dict[str, type]] = {kind.__name__: kind for kind in DurableChange.__args__}

@@ -1,5 +1,5 @@
-"""What a batch needs in the background: intake of its upload, closing after a cancel, burial of rows that
-kill engines, compaction of parts.
+"""What a batch needs in the background: intake of its upload, closing after a cancel or past its deadline,
+burial of rows that kill engines, compaction of parts.
 
 A chore is named; its name is also the engine id of the leases a closing holds. A chore that ended without a
 verdict, or was not heard of for too long, is simply started again: every one of them is idempotent or fenced.
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raybatch.core.changes import Change, ChoreNoted, LeaseRenewed
-from raybatch.core.commands import Command, StartClosing, StartCompaction, StartIntake
+from raybatch.core.changes import BatchExpiring, Change, ChoreNoted, LeaseRenewed
+from raybatch.core.commands import Command, StartClosing, StartCompaction, StartIntake, WakeEngines
+from raybatch.core.deadline import past
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
 from raybatch.core.events import Now
@@ -23,6 +24,11 @@ from raybatch.core.state import State
 
 CLOSING: Final = "closing:"
 BURIAL: Final = "burial:"
+#: what the error rows say of requests that will not run, by the status of a batch that is about to end
+CLOSING_REASONS: Final = {
+    BatchStatus.CANCELLING: "batch_cancelled",
+    BatchStatus.FINALIZING: "batch_expired",
+}
 COMPACTED_FILES_MAX: Final = 64  #: of one batch once nothing is left to compact, and in one compaction
 
 
@@ -49,11 +55,20 @@ def due_intake(state: State, batch: Batch, now: Now, policy: Policy) -> Decision
     return Decision((ChoreNoted(chore, now.mono + policy.chore_s),), (StartIntake(batch.batch_id),))
 
 
+def due_expiry(state: State, batch: Batch, now: Now, policy: Policy) -> Decision:
+    """From here on its rows are only closed; its engines are told at once."""
+    if not policy.expire_unfinished or not past(state, batch, now):
+        return Decision()
+    wake = tuple(WakeEngines(span.model) for span in batch.by_model)
+    return Decision((BatchExpiring(batch.batch_id, now.wall),), wake)
+
+
 def due_closing(
     state: State, batch: Batch, freed: frozenset[int], now: Now, policy: Policy, next_token: int
 ) -> Decision:
-    """A cancelled batch ends once engines hold none of its rows: the rest become error rows."""
-    if batch.status is not BatchStatus.CANCELLING:
+    """A batch on its way out ends once engines hold none of its rows: the rest become error rows."""
+    reason = CLOSING_REASONS.get(batch.status)
+    if reason is None:
         return Decision()
     if batch.finished_rows == batch.total:
         return Decision(ended(batch, batch.tally, now))
@@ -72,7 +87,7 @@ def due_closing(
         *(LeaseRenewed(lease.chunk_id, due_mono) for lease in granted),
     )
     leases = tuple(lease_of(state, lease) for lease in granted)
-    return Decision(changes, (StartClosing(batch.batch_id, "batch_cancelled", leases, chore),))
+    return Decision(changes, (StartClosing(batch.batch_id, reason, leases, chore),))
 
 
 def due_burial(state: State, batch: Batch, now: Now, policy: Policy, next_token: int) -> Decision:

@@ -12,17 +12,21 @@ from raybatch.core import asked
 from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
+from raybatch.core.admission import too_many_tokens
 from raybatch.core.chores import (
     BURIAL,
     CLOSING,
+    CLOSING_REASONS,
     closing,
     compaction,
     due_burial,
     due_closing,
     due_compaction,
+    due_expiry,
     due_intake,
     intake,
 )
+from raybatch.core.deadline import jumped
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
 from raybatch.core.leasing import grant, grant_chunk, held_up, lease_of
@@ -38,19 +42,20 @@ from raybatch.core.state import State
 
 def decide(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
     decision = _decided(state, event, now, policy)
-    return replace(decision, changes=(*decision.changes, *entries(state, decision.changes, now)))
+    changes = (*jumped(state, now), *decision.changes)
+    return replace(decision, changes=(*changes, *entries(state, changes, now)))
 
 
 def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
     match event:
         case e.FileStored():
-            return asked.store_file(state, event)
+            return asked.store_file(state, event, policy)
         case e.FileDeletionAsked():
             return asked.delete_file(state, event)
         case e.BatchAsked():
             return asked.create_batch(state, event, now, policy)
         case e.IntakeEnded():
-            return _take_in(state, event, now)
+            return _take_in(state, event, now, policy)
         case e.EngineReport():
             return _answer_engine(state, event, now, policy)
         case e.PartWritten():
@@ -64,7 +69,7 @@ def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decisi
         case e.RetentionDue():
             return outlived(state, now, policy)
         case e.RetryAsked():
-            return asked.retry_batch(state, event, policy)
+            return asked.retry_batch(state, event, now, policy)
         case e.PauseAsked():
             return asked.pause(state, event, now)
         case e.DrainAsked():
@@ -92,13 +97,16 @@ def recover(state: State) -> Decision:
 # -- taken in ----------------------------------------------------------------------------------------------
 
 
-def _take_in(state: State, verdict: e.IntakeEnded, now: e.Now) -> Decision:
+def _take_in(state: State, verdict: e.IntakeEnded, now: e.Now, policy: Policy) -> Decision:
     done = c.ChoreNoted(intake(verdict.batch_id), None)
     batch = state.batches.get(verdict.batch_id)
     if batch is None or batch.status is not BatchStatus.VALIDATING:
         return Decision((done,))
     if verdict.errors:
         return Decision((done, c.BatchFailed(batch.batch_id, verdict.errors, now.wall)))
+    refused = too_many_tokens(state, batch, verdict, policy)
+    if refused is not None:
+        return Decision((done, c.BatchFailed(batch.batch_id, (refused,), now.wall)))
     models = [span.model for span in verdict.spans] if verdict.model is None else [verdict.model]
     assert models
     validated = c.BatchValidated(
@@ -132,10 +140,8 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     held = {lease.chunk_id: lease.token for lease in report.held}
     mine = {chunk.chunk_id: chunk for chunk in state.leases_of(report.engine_id)}
     kept = {chunk_id for chunk_id, chunk in mine.items() if held.get(chunk_id) == chunk.token}
-    cancelled = {
-        chunk_id
-        for chunk_id in kept
-        if state.batches[mine[chunk_id].batch_id].status is BatchStatus.CANCELLING
+    ending = {
+        chunk_id for chunk_id in kept if state.batches[mine[chunk_id].batch_id].status in CLOSING_REASONS
     }
     blame = blamed(state, report, policy)
     released = tuple(
@@ -143,14 +149,15 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
         for chunk_id, chunk in mine.items()
         if chunk_id not in kept
     )
-    renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept))
+    # not those of a batch about to end: whatever becomes of the engine, it ends within one lease's time
+    renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept - ending))
     granted: tuple[c.LeaseGranted, ...] = ()
     turns: tuple[c.LaneTurn, ...] = ()
     if report.phase is e.EnginePhase.READY and model is None and not held_up(state):
         granted, turns = _rows_for(state, report, frozenset(end.chunk_id for end in released), now, policy)
     orders = cmd.EngineOrders(
         leases=tuple(lease_of(state, lease) for lease in granted),
-        dropped=tuple(sorted((held.keys() - kept) | cancelled)),
+        dropped=tuple(sorted((held.keys() - kept) | ending)),
         give_back=tuple(sorted(chunk_id for chunk_id in kept if _paused(state, mine[chunk_id].batch_id))),
         window_share=_window_share(state, policy),
         model=model,
@@ -290,6 +297,7 @@ def _tick(state: State, now: e.Now, policy: Policy) -> Decision:
         batch = state.batches[batch_id]
         for due in (
             due_intake(state, batch, now, policy),
+            due_expiry(state, batch, now, policy),
             due_closing(state, batch, freed, now, policy, next_token),
             due_burial(state, batch, now, policy, next_token),
         ):

@@ -7,7 +7,7 @@ equals for as much of each as it has left itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,12 +24,23 @@ class Estimate:
     p90_s: float
 
 
-def time_left(batch: Batch, active: Iterable[Batch], rate: ModelRate | None) -> Estimate | None:
-    """To the batch's last row; None while nothing was measured, and for a batch that is not running."""
-    if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None or batch.model is None:
+def time_left(batch: Batch, active: Iterable[Batch], rates: Mapping[str, ModelRate]) -> Estimate | None:
+    """To the batch's last row; None while nothing was measured, and for a batch that is not running.
+
+    ``rates``: by model. Models are taken to work side by side: a batch of several ends with the slowest.
+    """
+    if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None or not batch.by_model:
         return None
-    others = (other for other in active if other.batch_id != batch.batch_id)
-    return time_for(batch.model, batch.expected_tokens_left, batch.priority, others, rate)
+    others = [other for other in active if other.batch_id != batch.batch_id]
+    slowest = Estimate(0.0, 0.0)
+    for span in batch.by_model:
+        if span.finished == span.count:
+            continue
+        found = time_for(span.model, span.expected_tokens_left, batch.priority, others, rates.get(span.model))
+        if found is None:
+            return None
+        slowest = max(slowest, found, key=lambda estimate: estimate.p50_s)
+    return slowest
 
 
 def time_for(
@@ -39,12 +50,11 @@ def time_for(
     if rate is None or rate.tokens_per_s <= 0:
         return None
     ahead = sum(
-        other.expected_tokens_left if other.priority > priority else min(other.expected_tokens_left, tokens)
+        span.expected_tokens_left if other.priority > priority else min(span.expected_tokens_left, tokens)
         for other in others
-        if other.model == model
-        and other.priority >= priority
-        and other.status is BatchStatus.IN_PROGRESS
-        and other.paused_at is None
+        if other.priority >= priority and other.status is BatchStatus.IN_PROGRESS and other.paused_at is None
+        for span in other.by_model
+        if span.model == model
     )
     p50_s = (tokens + ahead) / rate.tokens_per_s
     bins = max(1.0, p50_s / BIN_S)

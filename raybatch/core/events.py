@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from raybatch.core.fitness import FIT, GpuReading, GpuVerdict
-from raybatch.core.model import File, LineError, ModelRate, PartFile, PartSlice, RowSpan, Tally
+from raybatch.core.model import (
+    File,
+    LineError,
+    ModelRate,
+    ModelSpan,
+    PartFile,
+    PartSlice,
+    RowSpan,
+    Tally,
+    Validation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class BatchAsked:
     idempotency_key: str | None
     is_retry: bool  #: the client says it has sent this before (``x-stainless-retry-count``)
     output_expires_after_s: int | None = None
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +127,10 @@ class IntakeEnded:
 
     batch_id: str
     total: int
-    model: str | None
+    model: str | None  #: None when there are errors, and when ``spans`` name several
     expected_tokens: int
     errors: tuple[LineError, ...]
+    spans: tuple[ModelSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

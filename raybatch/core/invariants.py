@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from raybatch.core.model import ChunkState
+from itertools import accumulate
+
+from raybatch.core.model import Batch, Chunk, ChunkState
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 
@@ -24,6 +26,8 @@ def check_invariants(state: State) -> None:
             for span in redrive.spans
         )
         assert rows_in_parts - redriven == batch.finished_rows, (batch, rows_in_parts, redriven)
+        if batch.spans:
+            _check_spans(batch, live)
         positions = [chunk.first + offset for chunk in live for offset in offsets_of(chunk.missing)]
         assert len(positions) == len(set(positions)), positions
         if not batch.active:
@@ -33,3 +37,17 @@ def check_invariants(state: State) -> None:
     assert all(token < state.next_token for token in tokens), tokens
     for chunk_id in state.lease_deadlines:
         assert state.chunks[chunk_id].state is ChunkState.LEASED, chunk_id
+
+
+def _check_spans(batch: Batch, live: list[Chunk]) -> None:
+    """Each model's share adds up by itself."""
+    ends = [0, *accumulate(span.count for span in batch.spans)]
+    assert [span.first for span in batch.spans] == ends[:-1], batch
+    assert (ends[-1], batch.model) == (batch.total, None), batch
+    assert sum(span.cut for span in batch.spans) == batch.cursor, batch
+    assert sum(span.finished for span in batch.spans) == batch.finished_rows, batch
+    for span in batch.spans:
+        own = [chunk for chunk in live if span.holds(chunk.first)]
+        assert all(span.holds(chunk.first + chunk.count - 1) for chunk in own), (span, own)
+        missing = sum(chunk.missing.bit_count() for chunk in own)
+        assert span.finished + missing + span.uncut == span.count, (span, own)

@@ -1,16 +1,18 @@
 """Which rows an engine gets next, and how many in one chunk.
 
-Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches of its
-model the highest priority goes first; among equals the one with the fewest expected tokens leased, so that a
-small batch is never stuck behind a large one; then the oldest.
+Chunks are cut when they are leased, so their size follows what the engine asks for. Among the batches with
+rows for its model the highest priority goes first; among equals the one with the fewest expected tokens
+leased, so that a small batch is never stuck behind a large one; then the oldest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from raybatch.core.changes import LeaseGranted
 from raybatch.core.commands import Lease
 from raybatch.core.events import EnginePhase, EngineReport, QuietMode
-from raybatch.core.model import CHUNK_ROWS_MAX, Batch, BatchStatus, Chunk, ChunkState
+from raybatch.core.model import CHUNK_ROWS_MAX, Batch, BatchStatus, Chunk, ChunkState, ModelSpan
 from raybatch.core.rows import full
 from raybatch.core.state import State
 
@@ -19,11 +21,7 @@ CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in
 
 def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
     """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this decision."""
-    lots = [
-        _Lot(state, state.batches[batch_id], freed, with_suspects=False)
-        for batch_id in state.active
-        if _wanted(state.batches[batch_id], report)
-    ]
+    lots = list(_lots_for(state, report, freed))
     engines = _ready_engines(state, report)
     granted: list[LeaseGranted] = []
     token, chunk_id, wanted_rows = state.next_token, state.next_chunk_id, report.wants_rows
@@ -40,11 +38,7 @@ def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[Le
 
 def has_rows(state: State, report: EngineReport) -> bool:
     """Whether ``grant`` would find any."""
-    return any(
-        _Lot(state, state.batches[batch_id], frozenset(), with_suspects=False).has_rows
-        for batch_id in state.active
-        if _wanted(state.batches[batch_id], report)
-    )
+    return any(lot.has_rows for lot in _lots_for(state, report, frozenset()))
 
 
 def grant_chunk(state: State, chunk: Chunk, engine_id: str) -> LeaseGranted:
@@ -54,14 +48,15 @@ def grant_chunk(state: State, chunk: Chunk, engine_id: str) -> LeaseGranted:
 
 def grant_rest(state: State, batch: Batch, engine_id: str, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
     """Every row of the batch that is neither committed nor leased, to one holder."""
-    lot = _Lot(state, batch, freed, with_suspects=True)
     granted: list[LeaseGranted] = []
     token, chunk_id = state.next_token, state.next_chunk_id
-    while lot.has_rows:
-        lease = lot.take(token, chunk_id, engine_id, CHUNK_ROWS_MAX, 1)
-        granted.append(lease)
-        token += 1
-        chunk_id = max(chunk_id, lease.chunk_id + 1)
+    for span in batch.by_model:
+        lot = _Lot(state, batch, span, freed, with_suspects=True)
+        while lot.has_rows:
+            lease = lot.take(token, chunk_id, engine_id, CHUNK_ROWS_MAX, 1)
+            granted.append(lease)
+            token += 1
+            chunk_id = max(chunk_id, lease.chunk_id + 1)
     return tuple(granted)
 
 
@@ -86,18 +81,32 @@ def lease_of(state: State, granted: LeaseGranted) -> Lease:
         rows=full(granted.count) if chunk is None else chunk.missing,
         attempt=1 if chunk is None else chunk.attempt + 1,
         priority=batch.priority,
-        row_tokens=max(1.0, batch.expected_row_tokens),
+        row_tokens=max(1.0, batch.span_at(granted.first).expected_row_tokens),
     )
 
 
-class _Lot:
-    """The rows of one batch that may be leased, while a decision hands them out."""
+def _lots_for(state: State, report: EngineReport, freed: frozenset[int]) -> Iterator[_Lot]:
+    for batch_id in state.active:
+        batch = state.batches[batch_id]
+        if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
+            continue
+        for span in batch.by_model:
+            if span.model in report.models:
+                yield _Lot(state, batch, span, freed, with_suspects=False)
 
-    def __init__(self, state: State, batch: Batch, freed: frozenset[int], *, with_suspects: bool) -> None:
+
+class _Lot:
+    """The rows of one batch and model that may be leased, while a decision hands them out."""
+
+    def __init__(
+        self, state: State, batch: Batch, span: ModelSpan, freed: frozenset[int], *, with_suspects: bool
+    ) -> None:
         self.batch = batch
-        self.cursor = batch.cursor
+        self.cursor = span.cursor
         self.last_rows = 0
-        live = state.live_chunks(batch.batch_id)
+        self._end = span.first + span.count
+        self._row_tokens = max(1.0, span.expected_row_tokens)
+        live = [chunk for chunk in state.live_chunks(batch.batch_id) if span.holds(chunk.first)]
         idle = [
             chunk
             for chunk in live
@@ -110,11 +119,11 @@ class _Lot:
 
     @property
     def leased_tokens(self) -> float:
-        return self.leased_rows * max(1.0, self.batch.expected_row_tokens)
+        return self.leased_rows * self._row_tokens
 
     @property
     def has_rows(self) -> bool:
-        return bool(self.idle) or self.cursor < self.batch.total
+        return bool(self.idle) or self.cursor < self._end
 
     def take(self, token: int, next_chunk_id: int, engine_id: str, rows: int, engines: int) -> LeaseGranted:
         if self.idle:
@@ -130,15 +139,10 @@ class _Lot:
 
     def _cut_rows(self, rows: int, engines: int) -> int:
         """Several engines share the end of a batch in halves, so that they finish together."""
-        left = self.batch.total - self.cursor
+        left = self._end - self.cursor
         if engines > 1:
             rows = min(rows, max(CHUNK_ROWS_MIN, -(-left // (2 * engines))))
         return min(rows, left, CHUNK_ROWS_MAX)
-
-
-def _wanted(batch: Batch, report: EngineReport) -> bool:
-    ours = batch.status is BatchStatus.IN_PROGRESS and batch.model in report.models
-    return ours and batch.paused_at is None
 
 
 def _ready_engines(state: State, report: EngineReport) -> int:

@@ -3,10 +3,10 @@
 Batch (OpenAI's words)
 
     validating --VALIDATE--> in_progress --FINALIZE--> finalizing --COMPLETE--> completed
-        |  \\--FAIL--> failed      |
+        |  \\--FAIL--> failed      |                       \\--EXPIRE--> expired
         +--------CANCEL-----------+--> cancelling --CLOSE--> cancelled
 
-    completed, cancelled --REOPEN--> in_progress
+    completed, expired, cancelled --REOPEN--> in_progress
 
 Chunk
 
@@ -31,6 +31,7 @@ class BatchMove(StrEnum):
     FAIL = "fail"
     FINALIZE = "finalize"
     COMPLETE = "complete"
+    EXPIRE = "expire"
     CANCEL = "cancel"
     CLOSE = "close"
     REOPEN = "reopen"
@@ -52,7 +53,10 @@ BATCH: Final[dict[BatchStatus, dict[BatchMove, BatchStatus]]] = {
         BatchMove.FINALIZE: BatchStatus.FINALIZING,
         BatchMove.CANCEL: BatchStatus.CANCELLING,
     },
-    BatchStatus.FINALIZING: {BatchMove.COMPLETE: BatchStatus.COMPLETED},
+    BatchStatus.FINALIZING: {  # on the way to completed for no time at all: one seen so is about to expire
+        BatchMove.COMPLETE: BatchStatus.COMPLETED,
+        BatchMove.EXPIRE: BatchStatus.EXPIRED,
+    },
     BatchStatus.CANCELLING: {BatchMove.CLOSE: BatchStatus.CANCELLED},
     BatchStatus.FAILED: {},
     BatchStatus.COMPLETED: {BatchMove.REOPEN: BatchStatus.IN_PROGRESS},

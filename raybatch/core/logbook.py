@@ -29,15 +29,16 @@ def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
         case c.BatchCreated(batch):
             message = f"created from {batch.input_file_id} with priority {batch.priority}"
             yield c.Logged(at, "created", message, batch.batch_id)
-        case c.BatchValidated(batch_id, total, model, expected_tokens, _):
-            message = f"{total:,} requests for {model}, about {expected_tokens:,} tokens"
+        case c.BatchValidated(batch_id, total, model, expected_tokens, _, spans):
+            models = model or ", ".join(span.model for span in spans)
+            message = f"{total:,} requests for {models}, about {expected_tokens:,} tokens"
             yield c.Logged(at, "validated", message, batch_id)
         case c.BatchFailed(batch_id, errors, _):
             first = errors[0]
             where = "" if first.line is None else f" on line {first.line}"
             message = f"{len(errors):,} errors found, the first is {first.code}{where}"
             yield c.Logged(at, "failed", message, batch_id)
-        case c.LeaseGranted(_, batch_id, 0, _, _, engine_id) if _first_rows(state.batches[batch_id]):
+        case c.LeaseGranted(_, batch_id, first, _, _, engine_id) if _first_rows(state, batch_id, first):
             yield c.Logged(at, "started", f"{engine_id} took the first rows", batch_id, engine_id)
         case c.PartCommitted(batch_id, _, slices):
             finished = sum(piece.tally.completed + piece.tally.failed for piece in slices)
@@ -46,6 +47,13 @@ def _told(state: State, change: c.Change, at: float) -> Iterator[c.Logged]:
             yield c.Logged(at, "paused", "no further row is started", batch_id)
         case c.BatchResumed(batch_id, _):
             yield c.Logged(at, "resumed", "rows are started again", batch_id)
+        case c.BatchExpiring(batch_id, _):
+            batch = state.batches[batch_id]
+            within = f"within {batch.completion_window}, the rest is not run"
+            message = f"{batch.finished_rows:,} of {batch.total:,} rows were committed {within}"
+            yield c.Logged(at, "expiring", message, batch_id)
+        case c.ClockJumped(by_s):
+            yield c.Logged(at, "clock", f"the wall clock moved by {by_s:+,.0f} s: deadlines move with it")
         case c.AllPaused(on):
             yield c.Logged(at, "paused" if on else "resumed", "everything, by the operator")
         case c.BatchCancelling(batch_id, _):
@@ -83,9 +91,11 @@ def _blame(
     yield c.Logged(at, "suspected", message, chunk.batch_id, chunk.engine_id)
 
 
-def _first_rows(batch: Batch) -> bool:
+def _first_rows(state: State, batch_id: str, first: int) -> bool:
     """No engine had any; a closing takes what a cancel left."""
-    return batch.cursor == 0 and batch.status is BatchStatus.IN_PROGRESS
+    batch = state.batches[batch_id]
+    untouched = batch.cursor == 0 and batch.status is BatchStatus.IN_PROGRESS
+    return untouched and batch.span_at(first).first == first
 
 
 def _milestone(batch: Batch, finished: int, at: float) -> Iterator[c.Logged]:

@@ -31,6 +31,13 @@ CHUNK_ROWS_MAX = 4096
 DEFAULT_TENANT = "default"
 
 
+class Validation(StrEnum):
+    """What a bad line of the input does."""
+
+    STRICT = "strict"  #: fails the batch; every line names the same model
+    RELAXED = "relaxed"  #: becomes an error row; lines may name different models
+
+
 class ChunkState(StrEnum):
     AVAILABLE = "available"
     LEASED = "leased"
@@ -238,6 +245,39 @@ class ModelRate:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelSpan:
+    """The rows of a batch that name one model: a stretch of positions that no chunk crosses."""
+
+    model: str
+    first: int  #: first position
+    count: int
+    expected_tokens: int  #: estimate over all its rows
+    cut: int = 0  #: so many rows, from the first, have been cut into chunks
+    finished: int = 0
+
+    @property
+    def cursor(self) -> int:
+        """The first position that is not cut yet."""
+        return self.first + self.cut
+
+    @property
+    def uncut(self) -> int:
+        return self.count - self.cut
+
+    @property
+    def expected_row_tokens(self) -> float:
+        """Of one row, on average."""
+        return self.expected_tokens / self.count if self.count else 0.0
+
+    @property
+    def expected_tokens_left(self) -> float:
+        return self.expected_row_tokens * (self.count - self.finished)
+
+    def holds(self, position: int) -> bool:
+        return self.first <= position < self.first + self.count
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     batch_id: str
     tenant: str
@@ -247,7 +287,7 @@ class Batch:
     completion_window_s: float
     created_at: float
     status: BatchStatus = BatchStatus.VALIDATING
-    model: str | None = None
+    model: str | None = None  #: None until it is validated, and when its rows name several
     metadata: dict[str, str] | None = None
     priority: int = 0
     request_key: str = ""  #: digest of tenant, file and parameters
@@ -255,7 +295,7 @@ class Batch:
     output_file_id: str = ""  #: drawn at creation, shown once there is such a file
     error_file_id: str = ""
     total: int = 0
-    cursor: int = 0  #: positions below it have been cut into chunks
+    cursor: int = 0  #: so many rows have been cut into chunks: of one model, the positions below it
     tally: Tally = Tally()
     errors: tuple[LineError, ...] = ()
     expected_tokens: int = 0  #: estimate over all rows, prompt and completion
@@ -268,17 +308,18 @@ class Batch:
     cancelled_at: float | None = None
     round: int = 1  #: one more with every retry
     paused_at: float | None = None  #: None while it runs
-    paused_s: float = 0.0  #: in earlier pauses
+    paused_s: float = 0.0  #: since its creation, not counted: pauses, earlier rounds, jumps of the clock
     output_expires_after_s: int | None = None  #: of its output and error files, from their creation on
+    validation: Validation | None = None  #: None: as the server's setting says when it is taken in
+    spans: tuple[ModelSpan, ...] = ()  #: in order, without gaps; empty when all rows name ``model``
 
     @property
-    def expected_row_tokens(self) -> float:
-        """Of one row, on average."""
-        return self.expected_tokens / self.total if self.total else 0.0
-
-    @property
-    def expected_tokens_left(self) -> float:
-        return self.expected_row_tokens * (self.total - self.finished_rows)
+    def by_model(self) -> tuple[ModelSpan, ...]:
+        """What each model has of the batch; of a batch of one model, all of it."""
+        if self.spans or self.model is None:
+            return self.spans
+        whole = ModelSpan(self.model, 0, self.total, self.expected_tokens, self.cursor, self.finished_rows)
+        return (whole,)
 
     @property
     def finished_rows(self) -> int:
@@ -287,6 +328,14 @@ class Batch:
     @property
     def active(self) -> bool:
         return self.status not in TERMINAL
+
+    @property
+    def expires_at(self) -> float:
+        """When its completion window has passed; a pause that goes on is not counted in yet."""
+        return self.created_at + self.completion_window_s + self.paused_s
+
+    def span_at(self, position: int) -> ModelSpan:
+        return next(span for span in self.by_model if span.holds(position))
 
     @property
     def ended_at(self) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from raybatch.core.events import EnginePhase, EngineReport, Now
 from raybatch.core.fitness import Fitness
 from raybatch.core.leasing import held_up
-from raybatch.core.model import BatchStatus, ChunkState
+from raybatch.core.model import BatchStatus, ChunkState, ModelSpan
 from raybatch.core.policy import Policy
 from raybatch.core.state import State
 
@@ -63,15 +63,22 @@ def _backlogs(state: State) -> list[_Backlog]:
     found: dict[str, _Backlog] = {}
     for order, batch_id in enumerate(state.active):
         batch = state.batches[batch_id]
-        if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None or batch.model is None:
+        if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
             continue
-        idle = any(chunk.state is ChunkState.AVAILABLE for chunk in state.live_chunks(batch_id))
-        if batch.cursor == batch.total and not idle:
-            continue
-        known = found.get(batch.model)
-        priority = batch.priority if known is None else max(known.priority, batch.priority)
-        found[batch.model] = _Backlog(batch.model, priority, order if known is None else known.order)
+        for span in batch.by_model:
+            if not span.uncut and not _any_idle(state, batch_id, span):
+                continue
+            known = found.get(span.model)
+            priority = batch.priority if known is None else max(known.priority, batch.priority)
+            found[span.model] = _Backlog(span.model, priority, order if known is None else known.order)
     return list(found.values())
+
+
+def _any_idle(state: State, batch_id: str, span: ModelSpan) -> bool:
+    return any(
+        chunk.state is ChunkState.AVAILABLE and span.holds(chunk.first)
+        for chunk in state.live_chunks(batch_id)
+    )
 
 
 def _available(state: State, lot: _Backlog, report: EngineReport, now: Now, policy: Policy) -> bool:

@@ -15,9 +15,14 @@ class Policy:
     restarts_free: int = 4  #: so many starts within the window cost no wait
     restart_hold_max_s: float = 60.0
     create_repeat_s: float = 86_400.0  #: a create sent again within it answers the first batch
+    expire_unfinished: bool = False  #: past its completion window a batch ends; off: it goes on
     requests_max: int = 1_000_000  #: in one batch
     active_batches_max: int = 100  #: of a tenant, not ended yet
     queued_requests_max: int = 10_000_000  #: of a tenant, accepted and not finished
+    enqueued_tokens_max: int = 0  #: of a tenant and model, estimated, prompt and completion; 0: no limit
+    batch_bytes_max: int = 0  #: of a batch's input file; 0: no limit but that of uploads
+    embedding_inputs_max: int = 0  #: in one batch, over all its requests; 0: no limit
+    keep_files_days: float = 0.0  #: a file expires so long after its creation unless it says itself; 0: never
     keep_batches_days: float = 0.0  #: an ended batch is deleted, with its results, so long after; 0: never
     disk_free_bytes_min: int = 1 << 30  #: with less, nothing new is taken in
     turn_s: float = 600.0  #: a model keeps an engine's slot at least so long while another one waits
@@ -27,3 +32,8 @@ class Policy:
     suspect_groups: int = 8  #: suspects are tried in so many groups: each death narrows them down by as much
     alone_deaths_max: int = 2  #: a row that killed so many engines alone is not run again
     gentle_share: float = 0.25  #: of an engine's window, in gentle quiet hours
+
+    @property
+    def keep_files_s(self) -> int | None:
+        """None: for ever."""
+        return round(self.keep_files_days * 86_400) or None

@@ -101,18 +101,20 @@ def _waiting(state: State, report: EngineReport, policy: Policy) -> Iterator[Chu
         batch = state.batches[batch_id]
         if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
             continue
-        if batch.model not in report.models:
-            continue
         for chunk in state.live_chunks(batch_id):
             waits = chunk.suspect and chunk.state is ChunkState.AVAILABLE
-            if waits and chunk.alone_deaths < policy.alone_deaths_max:
+            if waits and chunk.alone_deaths < policy.alone_deaths_max and _of_model(state, chunk, report):
                 yield chunk
 
 
 def _in_the_lane(state: State, report: EngineReport) -> bool:
     """Another engine of this model has suspects already: one at a time, the others go on with their work."""
     return any(
-        chunk.suspect and chunk.state is ChunkState.LEASED and chunk.engine_id != report.engine_id
+        _of_model(state, chunk, report)
         for chunk in state.chunks.values()
-        if state.batches[chunk.batch_id].model in report.models
+        if chunk.suspect and chunk.state is ChunkState.LEASED and chunk.engine_id != report.engine_id
     )
+
+
+def _of_model(state: State, chunk: Chunk, report: EngineReport) -> bool:
+    return state.batches[chunk.batch_id].span_at(chunk.first).model in report.models

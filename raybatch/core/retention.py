@@ -1,6 +1,7 @@
 """What goes: deleted by its owner, or because it has outlived its time. Never what a batch still needs.
 
-Files without ``expires_at`` stay for ever, and so do batches unless the policy says otherwise.
+Files without ``expires_at`` stay for ever, and so do batches unless the policy says otherwise. When a file
+expires is settled as it comes to be: a later change of ``scheduler.keep_files_days`` moves none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rounds and pauses of a batch, and which rows count.
+"""Rounds of a batch, and which rows count.
 
 A retry starts a new round, and the rows it runs again no longer count from then on.
 Files stay as they are. Those of an earlier round go on showing what they showed, for clients that keep their
@@ -11,17 +11,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from raybatch.core.lifecycle import BatchMove, next_status
-from raybatch.core.model import Batch, PartFile, Redrive, Tally
+from raybatch.core.model import Batch, PartFile, Redrive, RowSpan, Tally
 from raybatch.core.rows import offsets_of
+from raybatch.core.spans import finished
 
 
-def reopened(batch: Batch, tally: Tally, output_file_id: str, error_file_id: str) -> Batch:
-    """The batch in its next round. ``tally``: of the rows that no longer count."""
+def reopened(
+    batch: Batch, spans: tuple[RowSpan, ...], tally: Tally, output_file_id: str, error_file_id: str
+) -> Batch:
+    """The batch in its next round. ``spans``: the rows that no longer count; ``tally``: theirs."""
     return replace(
         batch,
         status=next_status(batch.batch_id, batch.status, BatchMove.REOPEN),
         round=batch.round + 1,
         tally=batch.tally - tally,
+        spans=finished(batch.spans, ((span.first, -span.rows.bit_count()) for span in spans)),
         output_file_id=output_file_id,
         error_file_id=error_file_id,
         finalizing_at=None,
@@ -30,13 +34,6 @@ def reopened(batch: Batch, tally: Tally, output_file_id: str, error_file_id: str
         cancelling_at=None,
         cancelled_at=None,
     )
-
-
-def resumed(batch: Batch, at: float) -> Batch:
-    """Not paused; an ended batch never is."""
-    if batch.paused_at is None:
-        return batch
-    return replace(batch, paused_at=None, paused_s=batch.paused_s + max(0.0, at - batch.paused_at))
 
 
 def visible_parts(

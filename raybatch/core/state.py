@@ -13,12 +13,13 @@ from typing import Final
 
 from raybatch.core import changes as c
 from raybatch.core.chunking import redriven, suspects
+from raybatch.core.deadline import all_resumed, anew, moved, resumed
+from raybatch.core.ending import at_end
 from raybatch.core.events import EnginePhase, EngineReport, SurroundingsSeen
 from raybatch.core.image import Image, images_of, redrive_image, redrive_key
 from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
 from raybatch.core.model import (
     Batch,
-    BatchStatus,
     Chunk,
     ChunkState,
     File,
@@ -28,9 +29,10 @@ from raybatch.core.model import (
     Redrive,
     RowSpan,
 )
-from raybatch.core.rounds import reopened, resumed
+from raybatch.core.rounds import reopened
 from raybatch.core.rows import full
 from raybatch.core.seen import EngineEntry, ModelFault
+from raybatch.core.spans import cut, finished
 from raybatch.errors import IllegalMove
 
 __all__ = ["EngineEntry", "Image", "ModelFault", "State"]
@@ -51,7 +53,7 @@ class State:
     next_token: int = 1
     next_chunk_id: int = 1
     next_entry_id: int = 1
-    all_paused: int = 0  #: 1 while no row of any batch is to be leased
+    all_paused: int = 0  #: since when no row of any batch is to be leased, whole seconds; 0 while they are
 
     #: derived from the above
     active: dict[str, None] = field(default_factory=dict)  #: batch ids that are not terminal, oldest first
@@ -64,6 +66,7 @@ class State:
     chores: dict[str, float] = field(default_factory=dict)
     draining: bool = False
     lanes: dict[str, c.LaneTurn] = field(default_factory=dict)  #: by engine: whose turn it is
+    clock_offset_s: float | None = None  #: of the wall clock, less the monotonic one
     surroundings: SurroundingsSeen | None = None
     model_faults: dict[str, ModelFault] = field(default_factory=dict)
     model_served_mono: dict[str, float] = field(default_factory=dict)  #: when an engine last had it ready
@@ -111,8 +114,12 @@ class State:
                 batch = self.batches[batch_id]
                 status = next_status(batch_id, batch.status, BatchMove.CANCEL)
                 return (self._put_batch(replace(batch, status=status, cancelling_at=at)),)
+            case c.BatchExpiring(batch_id, at):
+                batch = self.batches[batch_id]
+                status = next_status(batch_id, batch.status, BatchMove.FINALIZE)
+                return (self._put_batch(replace(batch, status=status, finalizing_at=at)),)
             case c.BatchEnded(batch_id, at):
-                return self._end(resumed(self.batches[batch_id], at), at)
+                return (self._put_batch(at_end(resumed(self.batches[batch_id], at), at)),)
             case c.LeaseGranted():
                 return self._grant(change)
             case c.LeaseReleased(chunk_id, token):
@@ -130,10 +137,15 @@ class State:
             case c.BatchPaused(batch_id, at):
                 return (self._put_batch(replace(self.batches[batch_id], paused_at=at)),)
             case c.BatchResumed(batch_id, at):
-                return (self._put_batch(resumed(self.batches[batch_id], at)),)
-            case c.AllPaused(on):
-                self.all_paused = int(on)
-                return (Image("counters", "all_paused", self.all_paused),)
+                return (self._put_batch(resumed(self.batches[batch_id], at, self.all_paused)),)
+            case c.AllPaused(on, at):
+                since, self.all_paused = self.all_paused, max(1, int(at)) if on else 0
+                held_up = [] if on else [all_resumed(self.batches[id_], since, at) for id_ in self.active]
+                return (*map(self._put_batch, held_up), Image("counters", "all_paused", self.all_paused))
+            case c.ClockJumped(by_s):
+                self.all_paused = max(1, int(self.all_paused + by_s)) if self.all_paused else 0
+                running = [moved(self.batches[batch_id], by_s) for batch_id in self.active]
+                return (*map(self._put_batch, running), Image("counters", "all_paused", self.all_paused))
             case c.Logged():
                 return self._log(change)
             case c.RateNoted(rate):
@@ -181,24 +193,11 @@ class State:
                 status=status,
                 total=change.total,
                 model=change.model,
+                spans=change.spans,
                 expected_tokens=change.expected_tokens,
                 in_progress_at=change.at,
             )
         )
-
-    def _end(self, batch: Batch, at: float) -> tuple[Image, ...]:
-        if batch.finished_rows != batch.total:
-            raise IllegalMove(
-                f"batch {batch.batch_id} has {batch.finished_rows} of {batch.total} rows: it cannot end"
-            )
-        if batch.status is BatchStatus.CANCELLING:
-            status = next_status(batch.batch_id, batch.status, BatchMove.CLOSE)
-            ended = replace(batch, status=status, cancelled_at=at)
-        else:
-            finalizing = next_status(batch.batch_id, batch.status, BatchMove.FINALIZE)
-            status = next_status(batch.batch_id, finalizing, BatchMove.COMPLETE)
-            ended = replace(batch, status=status, finalizing_at=at, completed_at=at)
-        return (self._put_batch(ended),)
 
     def _grant(self, grant: c.LeaseGranted) -> tuple[Image, ...]:
         if grant.token != self.next_token:
@@ -228,18 +227,11 @@ class State:
         return (*images, self._put_chunk(chunk), *self._counters())
 
     def _cut(self, grant: c.LeaseGranted) -> Image:
-        batch = self.batches[grant.batch_id]
-        if (grant.chunk_id, grant.first) != (self.next_chunk_id, batch.cursor):
-            raise IllegalMove(
-                f"chunk {grant.chunk_id} at {grant.first} of {batch.batch_id}: expected chunk "
-                f"{self.next_chunk_id} at {batch.cursor}"
-            )
-        if grant.count < 1 or grant.first + grant.count > batch.total:
-            raise IllegalMove(
-                f"{grant.count} rows from {grant.first} do not lie in {batch.batch_id} of {batch.total}"
-            )
+        if grant.chunk_id != self.next_chunk_id:
+            raise IllegalMove(f"chunk {grant.chunk_id} cut out of turn: the next one is {self.next_chunk_id}")
+        batch = cut(self.batches[grant.batch_id], grant.first, grant.count)
         self.next_chunk_id += 1
-        return self._put_batch(replace(batch, cursor=grant.first + grant.count))
+        return self._put_batch(batch)
 
     def _release(self, chunk_id: int, token: int) -> Image:
         chunk = self._leased(chunk_id, token)
@@ -276,6 +268,7 @@ class State:
             raise IllegalMove(f"part {commit.part.part_id} is committed already")
         images: list[Image] = []
         tally = batch.tally
+        spans = finished(batch.spans, ((piece.first, piece.rows.bit_count()) for piece in commit.slices))
         for piece in commit.slices:
             chunk = self._leased(piece.chunk_id, piece.token)
             if piece.rows & ~chunk.missing:
@@ -290,7 +283,7 @@ class State:
         parts[commit.part.part_id] = commit.part
         return (
             *images,
-            self._put_batch(replace(batch, tally=tally)),
+            self._put_batch(replace(batch, tally=tally, spans=spans)),
             Image("parts", commit.part.part_id, commit.part, batch.batch_id),
         )
 
@@ -309,7 +302,8 @@ class State:
 
     def _reopen(self, change: c.BatchReopened) -> tuple[Image, ...]:
         batch = self.batches[change.batch_id]
-        after = reopened(batch, change.tally, change.output_file_id, change.error_file_id)
+        after = reopened(batch, change.spans, change.tally, change.output_file_id, change.error_file_id)
+        after = anew(after, change.at)
         redrive = Redrive(batch.batch_id, after.round, change.spans)
         self.redrives.setdefault(batch.batch_id, {})[redrive.round] = redrive
         image = self._put_batch(after)
@@ -379,6 +373,8 @@ class State:
                 self.draining = on
             case c.LaneTurn(engine_id):
                 self.lanes[engine_id] = change
+            case c.ClockRead(offset_s):
+                self.clock_offset_s = offset_s
             case c.SurroundingsNoted(seen):
                 self.surroundings = seen
             case _:

@@ -34,20 +34,19 @@ from raybatch.errors import EngineDied, EngineFailed
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-#: the application has other routes, some of which change the engine
-_URLS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/score",
-        "/v1/rerank",
-        "/v1/classify",
-        "/v1/pooling",
-    }
-)
+#: vLLM's route of each endpoint; the application has others, some of which change the engine
+_ROUTES = {
+    "/v1/chat/completions": "/v1/chat/completions",
+    "/v1/completions": "/v1/completions",
+    "/v1/embeddings": "/v1/embeddings",
+    "/v1/responses": "/v1/responses",
+    "/v1/score": "/v1/score",
+    "/v1/rerank": "/v1/rerank",
+    "/v1/classify": "/classify",
+    "/v1/pooling": "/pooling",
+}
 _ERRORS = "errors.log"
+_IMAGE_PIXELS_MAX = 64 << 20  #: a small file can unfold into a picture that fills the memory
 _STOP_MAX_S = 10.0  #: then the children are killed; at once when one of them is lost already
 #: these would put prompts into the log, or ask requests for a key
 _NEVER_IN_EXTRA = frozenset({"enable_log_requests", "enable_log_outputs", "api_key"})
@@ -77,6 +76,7 @@ class VllmEngine:
         self._counters = _Counters()
         self._engine: AsyncLLM | None = None
         self._app: AsgiApp | None = None
+        self._routes: frozenset[str] = frozenset()  #: those of the tasks the model can do
         self._children: tuple[psutil.Process, ...] = ()
         self._cores: tuple[BaseProcess, ...] = ()  #: those of them that are ours, with their exit codes
         self._logs: tempfile.TemporaryDirectory[str] | None = None
@@ -93,7 +93,7 @@ class VllmEngine:
             args = await asyncio.to_thread(arguments, self.settings)
             # In a thread: loading takes minutes, during which this loop has to answer.
             self._engine = await asyncio.to_thread(_load, args, self._counters)
-            self._app = await _application(self._engine, args)
+            self._app, self._routes = await _application(self._engine, args)
         except Exception as error:
             reason = _why(error, Path(self._logs.name, _ERRORS), self.settings)
             await self.stop()
@@ -102,11 +102,14 @@ class VllmEngine:
         self._cores = tuple(multiprocessing.active_children())
 
     async def generate(self, url: str, body: bytes, request_id: str) -> EngineReply:
-        if url not in _URLS:
-            return EngineReply(404, error_envelope(404, f"The engine does not serve {url}."))
         if self._engine is None or self._app is None or self._engine.errored:
             raise EngineDied("The vLLM engine is not running.")
-        call = AsgiCall(url, body, request_id)
+        route = _ROUTES.get(url)
+        if route is None or route not in self._routes:
+            return EngineReply(
+                404, error_envelope(404, f"{self.settings.served_names[0]} does not serve {url}.")
+            )
+        call = AsgiCall(route, body, request_id)
         task = asyncio.create_task(call.run(self._app))
         self._calls[task] = call
         task.add_done_callback(self._calls.pop)
@@ -179,6 +182,7 @@ def log_folder(settings: VllmSettings) -> tempfile.TemporaryDirectory[str]:
         "VLLM_CACHE_ROOT": settings.cache_root,
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_CONFIG_PATH": str(logging_config),
+        "VLLM_MAX_IMAGE_PIXELS": str(_IMAGE_PIXELS_MAX),
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -275,7 +279,8 @@ def _counting_logger(counters: _Counters) -> Any:
     return CountingLogger
 
 
-async def _application(engine: AsyncLLM, args: Namespace) -> AsgiApp:
+async def _application(engine: AsyncLLM, args: Namespace) -> tuple[AsgiApp, frozenset[str]]:
+    """With the paths of its routes: vLLM makes those of the tasks that the model can do."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
@@ -284,8 +289,7 @@ async def _application(engine: AsyncLLM, args: Namespace) -> AsgiApp:
     app = build_app(args, supported, engine.model_config)
     await init_app_state(engine, app.state, args, supported)
     app.state.server = SimpleNamespace()  # the error handler tells it to exit; here nobody listens
-    served: AsgiApp = app
-    return served
+    return app, frozenset(getattr(route, "path", "") for route in app.routes)
 
 
 def _engine_processes() -> tuple[psutil.Process, ...]:

@@ -18,11 +18,13 @@ from raybatch.core.model import (
     LineError,
     LogEntry,
     ModelRate,
+    ModelSpan,
     PartFile,
     Redrive,
     RowSpan,
     Tally,
     Usage,
+    Validation,
 )
 from raybatch.core.state import Image
 
@@ -105,6 +107,8 @@ def _batch_row(image: Image) -> Row:
         batch.paused_at,
         batch.paused_s,
         batch.output_expires_after_s,
+        batch.validation,
+        json.dumps(msgspec.to_builtins(batch.spans)),
     )
 
 
@@ -112,11 +116,14 @@ def _batch_image(cells: Cells) -> Image:
     usage = Usage(*(cells.pop(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")))
     sums = [cells.pop(name) for name in ("completed", "failed", "output_bytes", "error_bytes")]
     metadata, errors = cells.pop("metadata"), cells.pop("errors")
+    validation, spans = cells.pop("validation"), cells.pop("spans")
     batch = Batch(
         **cells | {"status": BatchStatus(cells["status"])},
         metadata=None if metadata is None else json.loads(metadata),
         tally=Tally(sums[0], sums[1], sums[2], sums[3], usage),
         errors=msgspec.convert(json.loads(errors), tuple[LineError, ...]),
+        validation=None if validation is None else Validation(validation),
+        spans=msgspec.convert(json.loads(spans), tuple[ModelSpan, ...]),
     )
     return Image("batches", batch.batch_id, batch)
 
@@ -259,6 +266,8 @@ TABLES: Final[dict[str, Table]] = {
                 ("paused_at", "DOUBLE"),
                 ("paused_s", "DOUBLE"),
                 ("output_expires_after_s", "BIGINT"),
+                ("validation", "VARCHAR"),
+                ("spans", "VARCHAR"),
             ),
             _batch_row,
             _batch_image,

@@ -10,11 +10,13 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -124,14 +126,19 @@ class IndexReader:
         for group, start in enumerate(self._starts[:-1]):
             low, high = max(first, start), min(stop, self._starts[group + 1])
             if low < high:
-                rows = self._row_group(group).slice(low - start, high - low)
-                columns = (column.to_pylist() for column in rows.columns)
-                entries.extend(map(IndexEntry._make, zip(*columns, strict=True)))
+                entries.extend(_entries(self._row_group(group).slice(low - start, high - low)))
         return entries
+
+    def picked(self, wanted: npt.NDArray[np.bool_]) -> Iterator[IndexEntry]:
+        """The entries of the positions where ``wanted``, as long as the index, is true; in their order."""
+        for group, (start, stop) in enumerate(pairwise(self._starts)):
+            mask = wanted[start:stop]
+            if mask.any():
+                yield from _entries(self._row_group(group).filter(pa.array(mask)))
 
     def __iter__(self) -> Iterator[IndexEntry]:
         """Every entry in dispatch order, one row group in memory at a time."""
-        for start, stop in zip(self._starts, self._starts[1:], strict=False):
+        for start, stop in pairwise(self._starts):
             yield from self.rows(start, stop - start)
 
     def close(self) -> None:
@@ -150,6 +157,11 @@ class IndexReader:
                 self._cached.popitem(last=False)
         self._cached.move_to_end(group)
         return self._cached[group]
+
+
+def _entries(rows: pa.Table) -> Iterator[IndexEntry]:
+    columns = (column.to_pylist() for column in rows.columns)
+    return map(IndexEntry._make, zip(*columns, strict=True))
 
 
 def read_lines(blob: Path, entries: Sequence[IndexEntry]) -> list[bytes]:

@@ -48,12 +48,24 @@ def check(batch: Json, upload: Blocks | None, output: Blocks, error: Blocks) -> 
 class _Asked:
     """The requests of an upload, by the digest of their custom_id."""
 
-    total: int
+    by_place: Any  #: their digests in input order
     digests: Any  #: sorted, each once
     expected: Any  #: answers due to each: one, unless its custom_id was used again
     place: Any  #: of its first use among the requests
     line: Any  #: physical line, from 1, by place
     answered: Any  #: answers found so far
+
+    @property
+    def total(self) -> int:
+        return len(self.by_place)
+
+    def digest_of(self, custom_id: str | None, line: int | None) -> int:
+        """A row without an id answers the line it names: in a line it refuses a server need not find one."""
+        if custom_id is None and line is not None:
+            place = int(np.searchsorted(self.line, line))
+            if place < self.total and self.line[place] == line:
+                return int(self.by_place[place])
+        return _digest(custom_id)
 
 
 def _asked(upload: Blocks) -> _Asked:
@@ -63,7 +75,7 @@ def _asked(upload: Blocks) -> _Asked:
         numbers.append(number)
     found = np.frombuffer(digests, np.uint64) if digests else np.empty(0, np.uint64)
     unique, place, expected = np.unique(found, return_index=True, return_counts=True)
-    return _Asked(len(found), unique, expected, place, numbers, np.zeros(len(unique), np.int64))
+    return _Asked(found, unique, expected, place, np.asarray(numbers), np.zeros(len(unique), np.int64))
 
 
 @dataclass(slots=True)
@@ -81,6 +93,7 @@ class _Answers:
 
     def take(self, lines: list[bytes], row_ids: array[int]) -> None:
         custom_ids: list[str | None] = []
+        named_lines: list[int | None] = []
         for line in lines:
             self.rows += 1
             answer = _parsed(line)
@@ -88,14 +101,16 @@ class _Answers:
                 self.verdict.wonder(f"{self._row(self.rows)} is not a JSON object")
                 continue
             custom_ids.append(_custom_id(answer))
+            line_number = _at(answer, "error", "line")
+            named_lines.append(line_number if isinstance(line_number, int) else None)
             row_ids.append(_digest(str(answer.get("id"))))
             self._check_shape(answer)
             self._count_tokens(answer)
         if self.asked is not None and custom_ids:
-            self._match(self.asked, custom_ids)
+            self._match(self.asked, custom_ids, named_lines)
 
-    def _match(self, asked: _Asked, custom_ids: list[str | None]) -> None:
-        digests = np.fromiter(map(_digest, custom_ids), np.uint64, len(custom_ids))
+    def _match(self, asked: _Asked, custom_ids: list[str | None], named_lines: list[int | None]) -> None:
+        digests = np.fromiter(map(asked.digest_of, custom_ids, named_lines), np.uint64, len(custom_ids))
         if not asked.total:
             return self.verdict.wonder(f"{custom_ids[0]!r} was never asked", len(custom_ids))
         slot = np.minimum(np.searchsorted(asked.digests, digests), len(asked.digests) - 1)

@@ -19,10 +19,18 @@ def too_many_tasks(found: int, requests_max: int) -> LineError:
     return LineError("too_many_tasks", message, None, None)
 
 
+def too_many_embedding_inputs(found: int, inputs_max: int) -> LineError:
+    message = (
+        f"The input file holds {found:,} inputs to embed; a batch may hold {inputs_max:,} "
+        "(setting scheduler.embedding_inputs_max). Split the file into several batches."
+    )
+    return LineError("too_many_tasks", message, None, None)
+
+
 def line_too_long(line_number: int, found_bytes: int, line_bytes_max: int) -> LineError:
     message = (
         f"This line is {found_bytes:,} bytes long; a request may have {line_bytes_max:,} "
-        "(setting line_bytes_max)."
+        "(setting intake.line_bytes_max)."
     )
     return LineError("line_too_long", message, None, line_number)
 

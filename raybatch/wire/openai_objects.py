@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from raybatch.core.large_upload import LargeUpload, UploadStatus
 from raybatch.core.model import TERMINAL, Batch, File, LineError, Usage
 
 ERRORS_SHOWN_MAX = 100
@@ -29,6 +30,20 @@ def file_object(file: File) -> Json:
     return shown
 
 
+def upload_object(upload: LargeUpload, status: UploadStatus) -> Json:
+    return {
+        "id": upload.upload_id,
+        "object": "upload",
+        "bytes": upload.size_bytes,
+        "created_at": int(upload.created_at),
+        "filename": upload.filename,
+        "purpose": upload.purpose,
+        "status": status.value,
+        "expires_at": int(upload.expires_at),
+        "file": None if upload.file is None else file_object(upload.file),
+    }
+
+
 def batch_object(batch: Batch, raybatch_extra: Json | None = None) -> Json:
     """``raybatch_extra``: our own fields, under the one extra key ``raybatch``."""
     terminal = batch.status in TERMINAL
@@ -45,7 +60,7 @@ def batch_object(batch: Batch, raybatch_extra: Json | None = None) -> Json:
         "error_file_id": batch.error_file_id if terminal and batch.tally.failed else None,
         "created_at": int(batch.created_at),
         "in_progress_at": _seconds(batch.in_progress_at),
-        "expires_at": int(batch.created_at + batch.completion_window_s),
+        "expires_at": int(batch.expires_at),
         "finalizing_at": _seconds(batch.finalizing_at),
         "completed_at": _seconds(batch.completed_at),
         "failed_at": _seconds(batch.failed_at),

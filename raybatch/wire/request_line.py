@@ -3,6 +3,9 @@
 A good line is accepted by one typed decoding pass. Only a line that fails it is read again, slowly, to name
 every fault; that second reading alone decides. Refuses to look at other lines: duplicates and mixed models
 are intake's.
+
+Two sorts of fault: of structure, for which OpenAI fails the whole batch; and those of a body that an engine
+must not see, which cost only their own line.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ import msgspec
 from msgspec import Raw
 
 from raybatch.core.model import LineError
-from raybatch.wire.body_rules import BODY_RULES, INT32_MAX, body_faults, body_type, json_kind, wrong_type
+from raybatch.wire.body_check import BodyChecker, BodyFault, wrong_type
+from raybatch.wire.body_rules import INT32_MAX, json_kind, rules_for, vllm_version
+from raybatch.wire.grammar_check import GrammarChecker
 from raybatch.wire.json_text import is_deeper_than, is_utf8
+from raybatch.wire.server_terms import ServerTerms
 
 DEPTH_MAX = 200  #: of nested arrays and objects; deeper text kills recursive parsers further on
 QUOTED_CHARACTERS_MAX = 200  #: of a client's own text in a message
@@ -24,8 +30,6 @@ COMPLETION_TOKENS_ASSUMED = 256  #: where the request sets no limit
 LENGTH_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")  #: the first one set counts
 
 LINE_FIELDS = {"custom_id": "a string", "method": "a string", "url": "a string", "body": "an object"}
-
-Fault = tuple[str, str, str]  #: code, message, param
 
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
@@ -44,29 +48,38 @@ class BadLine(msgspec.Struct, frozen=True):
 
     custom_id: str | None
     errors: tuple[LineError, ...]
+    structural: bool = True  #: a strict batch fails for it; otherwise only this line does
 
 
 class LineChecker:
-    """Checks the lines of one batch.
+    """Checks the lines of one batch. ``close`` it.
 
-    ``models`` maps every served name and alias to its canonical id.
+    ``models`` maps every served name and alias to its canonical id; ``media_domains`` are the hosts from
+    which its engines may load media.
     """
 
-    def __init__(self, endpoint: str, models: Mapping[str, str]) -> None:
+    def __init__(
+        self, endpoint: str, models: Mapping[str, str], media_domains: frozenset[str] = frozenset()
+    ) -> None:
         self._endpoint = endpoint
         self._models = models
-        self._rules = BODY_RULES[endpoint]
-        self._refused = [field.name for field in self._rules.fields if field.refused_when_true]
+        self._grammars = GrammarChecker()
+        rules = rules_for(endpoint, vllm_version())
+        self._generates = rules.generates
+        self._body = BodyChecker(rules, ServerTerms(media_domains, self._grammars.problem))
         good: Any = msgspec.defstruct(
             "Line",
             [
                 ("custom_id", str),
                 ("method", Literal["POST"]),
                 ("url", Literal[endpoint]),
-                ("body", body_type(endpoint)),
+                ("body", self._body.fast_type),
             ],
         )
         self._good = msgspec.json.Decoder(good)
+
+    def close(self) -> None:
+        self._grammars.close()
 
     def check(self, line: bytes, line_number: int) -> CheckedLine | BadLine:
         """``line``: one physical line without its end; ``line_number``: from 1."""
@@ -80,9 +93,11 @@ class LineChecker:
             return _unparseable(line_number)
         body = request.body
         model = self._models.get(body.model)
-        if model is None or any(getattr(body, name) for name in self._refused):
+        if model is None or not self._body.passes(body):
             return self._explain(line, line_number)
-        return self._accept(request, model, len(line))
+        limit = next(filter(None, (getattr(body, name, None) for name in LENGTH_LIMITS)), None)
+        tokens = self._expected_tokens(len(line), limit, getattr(body, "n", None))
+        return CheckedLine(request.custom_id, model, body.model, tokens)
 
     def _explain(self, line: bytes, line_number: int) -> CheckedLine | BadLine:
         try:
@@ -91,18 +106,22 @@ class LineChecker:
             return _not_an_object(line, line_number)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return _unparseable(line_number)
-        errors = tuple(LineError(*fault, line_number) for fault in self._faults(fields))
         custom_id = _text_or_none(fields.get("custom_id"))
-        return BadLine(custom_id, errors) if errors else self._accept_slowly(fields, len(line))
+        faults = list(self._faults(fields))
+        if not faults:
+            return self._accept_slowly(fields, len(line))
+        errors = tuple(LineError(fault.code, fault.message, fault.param, line_number) for fault in faults)
+        return BadLine(custom_id, errors, any(fault.structural for fault in faults))
 
-    def _faults(self, fields: Mapping[str, Raw]) -> Iterator[Fault]:
+    def _faults(self, fields: Mapping[str, Raw]) -> Iterator[BodyFault]:
         for name, expected in LINE_FIELDS.items():
             if name not in fields:
-                yield "missing_required_parameter", f"Missing required parameter: '{name}'.", name
+                message = f"Missing required parameter: '{name}'."
+                yield BodyFault("missing_required_parameter", message, name)
                 continue
             raw = bytes(fields[name])
             if json_kind(raw) != expected:
-                yield "invalid_type", wrong_type(name, expected, raw), name
+                yield BodyFault("invalid_type", wrong_type(name, expected, raw), name)
             elif name == "method":
                 yield from _method_faults(msgspec.json.decode(raw))
             elif name == "url":
@@ -110,31 +129,33 @@ class LineChecker:
             elif name == "body":
                 yield from self._body_faults(_FIELDS.decode(raw))
 
-    def _url_faults(self, url: str) -> Iterator[Fault]:
+    def _url_faults(self, url: str) -> Iterator[BodyFault]:
         if url != self._endpoint:
             message = "The URL provided for this request does not match the batch endpoint."
-            yield "invalid_url", message, "url"
+            yield BodyFault("invalid_url", message, "url")
 
-    def _body_faults(self, body: Mapping[str, Raw]) -> Iterator[Fault]:
-        for fault in body_faults(self._endpoint, body):
-            yield fault.code, fault.message, fault.param
+    def _body_faults(self, body: Mapping[str, Raw]) -> Iterator[BodyFault]:
+        yield from self._body.faults(body)
         model = _text_or_none(body.get("model"))
         if model is not None and model not in self._models:
             message = f"The provided model '{quoted(model)}' is not supported by the Batch API."
-            yield "model_not_found", message, "body.model"
+            yield BodyFault("model_not_found", message, "body.model")
 
     def _accept_slowly(self, fields: Mapping[str, Raw], length: int) -> CheckedLine:
-        """Good after all: a repeated key had a wrong value first, and in JSON the last one wins."""
-        last_wins = {**fields, "body": _FIELDS.decode(fields["body"])}
-        request = self._good.decode(msgspec.json.encode(last_wins))
-        return self._accept(request, self._models[request.body.model], length)
+        """Good after all: it holds media, say, or a repeated key; in JSON the last one wins."""
+        body = _FIELDS.decode(fields["body"])
+        numbers = {name: msgspec.json.decode(body[name]) for name in (*LENGTH_LIMITS, "n") if name in body}
+        limit = next(filter(None, map(numbers.get, LENGTH_LIMITS)), None)
+        named: str = msgspec.json.decode(body["model"])
+        tokens = self._expected_tokens(length, limit, numbers.get("n"))
+        return CheckedLine(msgspec.json.decode(fields["custom_id"]), self._models[named], named, tokens)
 
-    def _accept(self, request: Any, model: str, length: int) -> CheckedLine:
-        body = request.body
+    def _expected_tokens(self, length: int, limit: int | None, choices: int | None) -> int:
+        """``length``: bytes of the line; ``limit``: of the tokens of one choice."""
         tokens = length // BYTES_PER_TOKEN
-        if self._rules.generates:
-            tokens += _completion_tokens(body)
-        return CheckedLine(request.custom_id, model, body.model, min(tokens, INT32_MAX))
+        if self._generates:
+            tokens += max(limit or COMPLETION_TOKENS_ASSUMED, 0) * max(choices or 1, 1)
+        return min(tokens, INT32_MAX)
 
 
 def request_body(line: bytes) -> bytes:
@@ -147,10 +168,10 @@ def quoted(text: str) -> str:
     return text if len(text) <= QUOTED_CHARACTERS_MAX else text[:QUOTED_CHARACTERS_MAX] + "…"
 
 
-def _method_faults(method: str) -> Iterator[Fault]:
+def _method_faults(method: str) -> Iterator[BodyFault]:
     if method != "POST":
         message = f"Invalid value: '{quoted(method)}'. Supported values are: 'POST'."
-        yield "invalid_value", message, "method"
+        yield BodyFault("invalid_value", message, "method")
 
 
 def _unparseable(line_number: int) -> BadLine:
@@ -172,13 +193,3 @@ def _text_or_none(raw: Raw | None) -> str | None:
         return None if raw is None else msgspec.json.decode(raw, type=str)
     except msgspec.ValidationError:
         return None
-
-
-def _completion_tokens(body: Any) -> int:
-    limit = COMPLETION_TOKENS_ASSUMED
-    for name in LENGTH_LIMITS:
-        found = getattr(body, name, None)
-        if found is not None:
-            limit = max(found, 0)
-            break
-    return limit * max(getattr(body, "n", None) or 1, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -71,20 +72,24 @@ def answered_row(origin: Origin, status: int, body: bytes, *, row_id: str, reque
 def unanswered_row(origin: Origin, reason: Unanswered, *, row_id: str) -> ResultRow:
     """The row of a request that got no answer at all."""
     code, message = reason.value
-    return refused_row(origin, code, message, row_id=row_id)
+    return _errored_row(origin, {"code": code, "message": message}, row_id)
 
 
-def refused_row(origin: Origin, code: str, message: str, *, row_id: str) -> ResultRow:
-    """The row of a request that was never put to an engine, because of what intake found in its line."""
+def refused_row(origin: Origin, code: str, message: str, line_number: int, *, row_id: str) -> ResultRow:
+    """The row of a request that was never put to an engine, because of what intake found in its line.
+
+    ``line_number``: physical line of the upload, from 1. The message names it, too: tables show only that.
+    """
+    message = f"{message} (line {line_number} of the input file)"
+    return _errored_row(origin, {"code": code, "message": message, "line": line_number}, row_id)
+
+
+def _errored_row(origin: Origin, error: dict[str, Any], row_id: str) -> ResultRow:
     line = msgspec.json.encode(
-        {
-            "id": row_id,
-            "custom_id": origin.custom_id,
-            "response": None,
-            "error": {"code": code, "message": message},
-        }
+        {"id": row_id, "custom_id": origin.custom_id, "response": None, "error": error}
     )
-    return _row(origin, line, None, ReplyColumns(error_code=code, error_message=message))
+    columns = ReplyColumns(error_code=error["code"], error_message=error["message"])
+    return _row(origin, line, None, columns)
 
 
 def _not_json(status: int, body: bytes) -> tuple[int, bytes, ReplyColumns]:

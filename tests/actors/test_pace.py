@@ -9,7 +9,7 @@ import pytest
 
 from raybatch.actors.pace import NEWEST_WEIGHT, SPAN_S, Pace
 from raybatch.core.estimate import BIN_S
-from raybatch.core.model import Batch, BatchStatus, ModelRate, Tally, Usage
+from raybatch.core.model import Batch, BatchStatus, ModelRate, ModelSpan, Tally, Usage
 
 BATCH = Batch(
     "batch_1",
@@ -118,6 +118,18 @@ def test_batches_of_a_model_add_up_and_those_of_another_do_not(looks: Looks) -> 
     (rate,) = looks.rates.values()
     assert rate.model == "m"
     assert rate.rows_per_s == pytest.approx(4.0 * (BIN_S - 1) / BIN_S)
+
+
+def test_rows_of_a_mixed_batch_count_for_the_model_they_name(looks: Looks) -> None:
+    def mixed(rows: int) -> Batch:
+        spans = (ModelSpan("m", 0, 100, 700, rows, rows), ModelSpan("other", 100, 900, 9, 900, 9 * rows))
+        return replace(BATCH, batch_id="batch_2", model=None, spans=spans)
+
+    looks.look(mixed(0))
+    for second in range(1, round(BIN_S)):
+        looks.look(mixed(2 * second))
+    (rate,) = looks.rates.values()
+    assert rate.tokens_per_s == pytest.approx(7 * 2.0 * (BIN_S - 1) / BIN_S)
 
 
 def test_a_rate_follows_slowly_and_its_deviation_grows_with_every_surprise(looks: Looks) -> None:

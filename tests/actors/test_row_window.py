@@ -105,6 +105,20 @@ async def test_a_higher_priority_takes_every_free_place() -> None:
     rows.abort()
 
 
+async def test_a_row_without_an_answer_in_time_gets_an_error_row_and_leaves_its_place_to_the_next() -> None:
+    gate = Gate()
+    one_ended = asyncio.Event()
+    rows = RowWindow(gate, "e", 1, 3, changed=one_ended.set, died=lambda: None, row_max_s=0.01)
+    rows.add(lease("b", 1, 2), requests("b", 2))
+    while rows.finished_rows < 2:
+        await one_ended.wait()
+        one_ended.clear()
+    assert gate.asked == ["b0", "b1"]
+    assert [row.error_code for row in rows.take_finished("b")[1]] == ["request_timeout"] * 2
+    rows.close()
+    rows.abort()
+
+
 async def test_a_lease_given_back_starts_no_row_and_keeps_what_runs() -> None:
     gate = Gate()
     rows = window(gate, 2)

@@ -15,9 +15,11 @@ from raybatch.core.model import (
     ChunkState,
     File,
     LineError,
+    ModelSpan,
     PartFile,
     Tally,
     Usage,
+    Validation,
 )
 from raybatch.core.state import Image, State
 from raybatch.ledger.contract import Ledger
@@ -69,6 +71,8 @@ ENTITIES = [
     Image("files", NAUGHTY, replace(FILE, file_id=NAUGHTY, filename="")),
     Image("batches", "batch_1", BATCH),
     Image("batches", "batch_1", replace(BATCH, metadata={})),
+    Image("batches", "batch_1", replace(BATCH, spans=(ModelSpan(NAUGHTY, 0, 2**40, 2**50, 7, 5),) * 2)),
+    Image("batches", "batch_1", replace(BATCH, validation=Validation.RELAXED)),
     Image("batches", "batch_1", replace(BATCH, metadata={NAUGHTY: NAUGHTY, "": "null"}, model=NAUGHTY)),
     Image("batches", "batch_1", replace(BATCH, status=BatchStatus.FAILED, failed_at=1e-9, priority=-100)),
     Image("batches", "batch_1", replace(BATCH, errors=(LineError("c", NAUGHTY, None, None),) * 2)),

@@ -16,6 +16,7 @@ from raybatch.core.admission import (
 from raybatch.core.commands import Rejection
 from raybatch.core.events import DrainAsked, EnginePhase, IntakeEnded
 from raybatch.core.fitness import Fitness, GpuVerdict
+from raybatch.core.model import BatchStatus, ModelSpan
 from raybatch.core.policy import Policy
 from tests.core.scene import ASKED, MODEL, Scene
 
@@ -48,6 +49,60 @@ def test_a_file_with_too_many_requests_is_refused_and_one_at_the_limit_is_taken(
     for words in ("1,001", "1,000", "scheduler.requests_max"):
         assert words in refused.message
     assert ask(scene, 2, lines=1_000).batch_id == "batch_2"
+
+
+def test_a_file_with_too_many_bytes_is_refused_and_one_at_the_limit_is_taken() -> None:
+    scene = Scene(Policy(batch_bytes_max=99))  # every upload of a scene has 100
+    refused = refusal(scene, 1)
+    assert (refused.kind, refused.code, refused.param) == ("BadRequest", "file_too_large", "input_file_id")
+    for words in ("has 100 bytes", "have 99", "scheduler.batch_bytes_max"):
+        assert words in refused.message
+    assert ask(Scene(Policy(batch_bytes_max=100)), 2).batch_id == "batch_2"
+    assert ask(Scene(), 3).batch_id == "batch_3"
+
+
+def test_a_batch_whose_tokens_would_be_too_many_fails_as_openais_do_until_others_have_run() -> None:
+    scene = Scene(Policy(enqueued_tokens_max=1_000))
+    scene.accept(60, "batch_1")  # ten tokens each
+    scene.accept(40, "batch_2")
+    scene.accept(1, "batch_3")
+    scene.accept(100, "batch_4", model="another")
+    failed = scene.batch("batch_3")
+    assert [scene.batch(f"batch_{n}").status for n in (1, 2, 4)] == [BatchStatus.IN_PROGRESS] * 3
+    (error,) = failed.errors
+    assert (failed.status, error.code, error.param, error.line) == (
+        "failed",
+        "token_limit_exceeded",
+        None,
+        None,
+    )
+    words = (
+        f"Enqueued token limit reached for {MODEL}. Limit: 1,000 enqueued tokens. "
+        "Please try again once some in_progress batches have been completed."
+    )
+    assert error.message.startswith(words)
+    for words in ("about 10 tokens", "about 1,000 wait", "scheduler.enqueued_tokens_max"):
+        assert words in error.message
+    scene.finish(batch_id="batch_2")
+    scene.accept(40, "batch_5")
+    assert scene.batch("batch_5").status is BatchStatus.IN_PROGRESS
+
+
+def test_tokens_are_counted_by_model_where_a_batch_has_several() -> None:
+    scene = Scene(Policy(enqueued_tokens_max=1_000))
+    scene.accept(80)
+    spans = (ModelSpan("another", 0, 100, 1_000), ModelSpan(MODEL, 100, 30, 300))
+    ask(scene, 2)
+    scene.say(IntakeEnded("batch_2", 130, None, 1_300, (), spans))
+    (error,) = scene.batch("batch_2").errors
+    assert error.message.startswith(f"Enqueued token limit reached for {MODEL}.")
+    ask(scene, 3)
+    scene.say(
+        IntakeEnded(
+            "batch_3", 120, None, 1_200, (), (spans[0], replace(spans[1], count=20, expected_tokens=200))
+        )
+    )
+    assert scene.batch("batch_3").status is BatchStatus.IN_PROGRESS
 
 
 def test_a_tenant_may_have_so_many_active_batches_and_another_tenant_as_many_again() -> None:

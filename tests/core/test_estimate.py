@@ -33,7 +33,7 @@ def batch(batch_id: str = "batch_1", *, rows: int = 100, done: int = 0, **fields
 
 
 def p50_s(mine: Batch, *others: Batch) -> float:
-    estimate = time_left(mine, (mine, *others), RATE)
+    estimate = time_left(mine, (mine, *others), {"m": RATE})
     assert estimate is not None
     return estimate.p50_s
 
@@ -71,12 +71,12 @@ def test_a_higher_priority_is_waited_for_in_full_and_a_lower_one_not_at_all() ->
 def test_batches_that_do_not_compete_cost_no_time_and_have_no_estimate(fields: dict[str, Any]) -> None:
     assert p50_s(batch(), batch("batch_2", **fields)) == 100.0
     if fields != {"model": "other"}:
-        assert time_left(batch(**fields), (), RATE) is None
+        assert time_left(batch(**fields), (), {"m": RATE}) is None
 
 
 def test_nothing_is_promised_before_anything_was_measured() -> None:
-    assert time_left(batch(), (), None) is None
-    assert time_left(batch(), (), ModelRate("m", 0.0, 0.0, 0.0, 0.0)) is None
+    assert time_left(batch(), (), {}) is None
+    assert time_left(batch(), (), {"m": ModelRate("m", 0.0, 0.0, 0.0, 0.0)}) is None
 
 
 def band(rate_deviation: float, tokens: float) -> float:
@@ -105,7 +105,7 @@ def test_the_late_guess_is_never_earlier_and_nobody_ends_after_all_work_is_done(
 ) -> None:
     batches = [batch(f"batch_{i}", rows=n, priority=priority * (i % 2)) for i, n in enumerate(rows)]
     rate = ModelRate("m", 10.0, deviation, 1.0, 0.0)
-    estimates = [time_left(one, batches, rate) for one in batches]
+    estimates = [time_left(one, batches, {"m": rate}) for one in batches]
     assert all(one is not None and 0 <= one.p50_s <= one.p90_s for one in estimates)
     # as in any fair order, somebody is last: exactly when everything is done
     assert max(one.p50_s for one in estimates if one is not None) == pytest.approx(sum(rows))

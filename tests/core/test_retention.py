@@ -88,6 +88,22 @@ def test_output_files_expire_so_long_after_they_came_to_be(scene: Scene) -> None
     assert len(scene.state.parts["batch_1"]) == 1
 
 
+def test_files_expire_so_many_days_after_they_came_to_be_unless_they_say_themselves() -> None:
+    scene = Scene(Policy(keep_files_days=30.0))
+    for file_id, expires_at in (("file_free", None), ("file_told", scene.wall + 3600.0)):
+        file = File(file_id, "t", "batch", "a.jsonl", 1, scene.wall, expires_at=expires_at)
+        stored = scene.say(FileStored("r", file))
+        assert stored == scene.state.files[file_id]
+        assert stored.expires_at == (expires_at or file.created_at + 30 * DAY_S)
+    for number, expires_s in ((1, None), (2, 3600)):
+        ids = {"batch_id": f"batch_{number}", "output_file_id": f"o{number}", "error_file_id": f"e{number}"}
+        scene.say(replace(ASKED, output_expires_after_s=expires_s, **ids))
+        scene.say(IntakeEnded(f"batch_{number}", 20, MODEL, 200, ()))
+        scene.finish(batch_id=f"batch_{number}")
+        output = scene.state.files[f"o{number}"]
+        assert output.expires_at == output.created_at + (expires_s or 30 * DAY_S)
+
+
 def test_batches_that_share_a_deleted_upload_and_go_together_take_it_along(scene: Scene) -> None:
     soon = scene.wall + DAY_S
     scene.say(FileStored("r", File("file_both", "t", "batch", "a.jsonl", 1, scene.wall, expires_at=soon)))

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from raybatch.actors.intake import ERRORS_KEPT_MAX, IntakeLimits, IntakeReport, take_in
 from raybatch.storage.request_index import IndexEntry, IndexReader, read_lines
+from tests.intake.hostile import BAD, CHAT, HARMLESS, LINE_BYTES_MAX, REFUSED, Bad, request
 
-CHAT = "/v1/chat/completions"
 MODELS = {"smol": "org/smol", "org/smol": "org/smol", "other": "org/other"}
-LIMITS = IntakeLimits(requests_max=10_000, line_bytes_max=100_000)
-
-
-def request(custom_id: str, model: str = "smol", **body: Any) -> bytes:
-    messages = [{"role": "user", "content": "hi"}]
-    line = {"custom_id": custom_id, "method": "POST", "url": CHAT}
-    return json.dumps({**line, "body": {"model": model, "messages": messages, **body}}).encode()
+LIMITS = IntakeLimits(requests_max=10_000, line_bytes_max=LINE_BYTES_MAX)
 
 
 class Upload:
@@ -87,89 +81,71 @@ def test_marks_blank_lines_and_line_ends_do_not_matter(
     assert [entry.line_number for entry in taken.entries()] == [1, 1 + end.count(b"\n")]
 
 
-#: one hostile line and the code it must be reported with
-HOSTILE: list[tuple[bytes, str]] = [
-    (b"not json", "invalid_json_line"),
-    (b"[]", "invalid_type"),
-    (b"{}", "missing_required_parameter"),
-    (b"\x00", "invalid_json_line"),
-    (request("utf16").decode().encode("utf-16-le").replace(b"\n", b""), "invalid_json_line"),
-    (request("\ud800"), "invalid_json_line"),
-    (request("bytes", x="@").replace(b"@", b"\xff"), "invalid_json_line"),
-    (request("nan", x="@").replace(b'"@"', b"NaN"), "invalid_json_line"),
-    (b'{"a":' * 10_000, "invalid_json_line"),
-    (b"[" * 10_000 + b"]" * 10_000, "invalid_json_line"),
-    (request("giant", x="y" * LIMITS.line_bytes_max), "line_too_long"),
-    (request("streamed", stream=True), "streaming_unsupported"),
-    (request("model", "unheard-of"), "model_not_found"),
-    (request("mixed", "other"), "mismatched_model"),
-    (request("url").replace(CHAT.encode(), b"/v1/embeddings"), "invalid_url"),
-    (request("many", n=10**6), "invalid_value"),
-    (request("good-0"), "duplicate_custom_id"),
-]
-
-#: lines that look hostile and are good
-HARMLESS: list[bytes] = [
-    request("x" * 50_000),
-    request("nul \u0000, separator \u2028, script <b>, quote \" ' ` ; DROP TABLE"),
-    request("\U0001f469\u200d\U0001f680 ‮ Ω≈ç √ 田中 \ufeff"),
-    request("huge number", x="@").replace(b'"@"', b"9" * 5_000),
-    request("repeated key").replace(b'"model"', b'"model":"wrong","model"'),
-    request("brackets in text", x="[{" * 10_000),
-    request("wide", x=[[]] * 3_000),
-]
-
 mixtures = st.lists(
-    st.sampled_from(HOSTILE) | st.sampled_from(HARMLESS) | st.just(b"") | st.none(), max_size=20
+    st.sampled_from(BAD) | st.sampled_from(REFUSED) | st.sampled_from(HARMLESS) | st.just(b"") | st.none(),
+    max_size=20,
 )
 
 
-def mixed(pieces: Iterable[tuple[bytes, str] | bytes | None]) -> tuple[list[bytes], list[tuple[int, str]]]:
-    """Lines made of hostile, harmless, blank and plain ones, and the first error of each bad one."""
-    lines = [request("good-0")]
-    expected = []
-    seen = {b"good-0": 1}
+@dataclass
+class Mixed:
+    """Lines made of bad, harmless, blank and plain ones."""
+
+    lines: list[bytes]
+    bad: list[tuple[int, str]]  #: physical line and first error of each that fails a strict batch
+    refused: list[tuple[int, str]]  #: and of each that is refused whatever the mode
+
+
+def mixed(pieces: Iterable[Bad | bytes | None]) -> Mixed:
+    made = Mixed([request("good-0")], [], [])
+    seen = set(made.lines)
     for piece in pieces:
-        line, code = piece if isinstance(piece, tuple) else (piece, None)
-        line = request(f"plain-{len(lines)}") if line is None else line
-        lines.append(line)
-        if code is None and line and seen.setdefault(line, len(lines)) != len(lines):
-            code = "duplicate_custom_id"
-        if code is not None:
-            expected.append((len(lines), code))
-    return lines, expected
+        number = len(made.lines) + 1
+        piece = request(f"plain-{number}") if piece is None else piece
+        line = piece.line if isinstance(piece, Bad) else piece
+        made.lines.append(line)
+        repeated = line in seen and bool(line)
+        seen.add(line)
+        if isinstance(piece, Bad) and piece not in REFUSED:
+            made.bad.append((number, piece.code))
+        elif isinstance(piece, Bad):
+            made.refused.append((number, piece.code))
+        if repeated and (not isinstance(piece, Bad) or piece in REFUSED):
+            made.bad.append((number, "duplicate_custom_id"))
+    return made
 
 
 @settings(max_examples=60, deadline=None)
 @given(mixtures)
 def test_strict_names_every_bad_line_and_no_good_one(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[bytes, str] | bytes | None]
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[Bad | bytes | None]
 ) -> None:
-    lines, expected = mixed(pieces)
-    taken = Upload(tmp_path_factory.mktemp("upload"), b"\n".join(lines))
+    made = mixed(pieces)
+    taken = Upload(tmp_path_factory.mktemp("upload"), b"\n".join(made.lines))
     report = taken.take_in()
-    assert sorted({line for line, _ in codes(report)}) == [line for line, _ in expected]
-    assert set(expected) <= set(codes(report))
+    assert sorted({line or 0 for line, _ in codes(report)}) == [line for line, _ in made.bad]
+    assert set(made.bad) <= set(codes(report))
     assert [line for line, _ in codes(report)] == sorted(line or 0 for line, _ in codes(report))
-    assert taken.left_files() == (set() if expected else {"index.parquet"})
+    assert taken.left_files() == (set() if made.bad else {"index.parquet"})
 
 
 @settings(max_examples=60, deadline=None)
 @given(mixtures)
 def test_relaxed_turns_exactly_the_bad_lines_into_error_rows(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[bytes, str] | bytes | None]
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[Bad | bytes | None]
 ) -> None:
-    lines, expected = mixed(pieces)
-    taken = Upload(tmp_path_factory.mktemp("upload"), b"\n".join(lines))
+    made = mixed(pieces)
+    taken = Upload(tmp_path_factory.mktemp("upload"), b"\n".join(made.lines))
     report = taken.take_in(strict=False)
     entries = taken.entries()
-    refused = [(entry.line_number, entry.error_code) for entry in entries if entry.error_code]
-    assert refused == expected
-    assert (report.errors, report.refused, report.total) == ((), len(expected), len(entries))
-    assert report.total == sum(bool(line) for line in lines)
+    refused = {entry.line_number: entry.error_code for entry in entries if entry.error_code}
+    assert refused == {**dict(made.bad), **dict(made.refused)}
+    assert (report.errors, report.refused, report.total) == ((), len(refused), len(entries))
+    assert report.total == sum(bool(line.strip()) for line in made.lines)
     assert report.expected_tokens == sum(entry.expected_tokens for entry in entries)
     runnable = [entry for entry in entries if not entry.error_code]
-    assert read_lines(taken.blob, runnable) == [lines[entry.line_number - 1] for entry in runnable]
+    lines = [made.lines[entry.line_number - 1].removesuffix(b"\r") for entry in runnable]
+    assert read_lines(taken.blob, runnable) == lines
 
 
 def test_a_duplicate_is_reported_on_the_later_line_and_names_the_first(upload: Any) -> None:

@@ -39,7 +39,7 @@ class Clients:
                 error_file_id=f"err-{number}",
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
-                completion_window_s=86_400.0,
+                completion_window_s=world.rng.choice((86_400.0, 86_400.0, 60.0)),
                 metadata=world.rng.choice((None, {}, {"ключ": "значение"})),
                 priority=world.rng.choice((0, 0, 5)),
                 request_key=file_id,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
-from raybatch.core.model import TERMINAL, Batch, BatchStatus, PartFile
+from raybatch.core.model import TERMINAL, Batch, BatchStatus, ChunkState, PartFile
 from raybatch.core.policy import Policy
 from raybatch.core.rounds import visible_parts
+from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 from tests.simulation.engine import DiskRow, tally_of
 
@@ -27,7 +29,7 @@ def check_served(world: World) -> None:
         positions = [row.position for row in rows]
         assert len(positions) == len(set(positions)), f"{batch.batch_id}: a row is served twice"
         assert tally_of(rows) == batch.tally, f"{batch.batch_id}: {tally_of(rows)} served, {batch.tally}"
-        if batch.status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED):
+        if batch.status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.EXPIRED):
             assert sorted(positions) == list(range(batch.total)), f"{batch.batch_id}: rows are missing"
             _check_file(state, batch, batch.output_file_id, batch.tally.completed, batch.tally.output_bytes)
             _check_file(state, batch, batch.error_file_id, batch.tally.failed, batch.tally.error_bytes)
@@ -46,6 +48,20 @@ def check_served(world: World) -> None:
             assert sum(kind) == file.size_bytes, f"{file.file_id} shows other bytes than it did at first"
 
 
+def check_deadlines(world: World, changes: tuple[c.DurableChange, ...]) -> None:
+    """No window is cut short, whatever the wall clock showed meanwhile."""
+    for change in changes:
+        match change:
+            case c.BatchCreated(batch):
+                world.began_s[batch.batch_id] = world.clock_s
+            case c.BatchReopened(batch_id):
+                world.began_s[batch_id] = world.clock_s
+            case c.BatchExpiring(batch_id):
+                ran_s = world.clock_s - world.began_s[batch_id]
+                window_s = world.state.batches[batch_id].completion_window_s
+                assert ran_s >= window_s - 0.001, f"{batch_id} expires after {ran_s:.1f} s of {window_s}"
+
+
 def check_swap(
     state: State, report: e.EngineReport, commands: tuple[cmd.Command, ...], policy: Policy
 ) -> None:
@@ -60,6 +76,19 @@ def check_swap(
         assert not report.held, f"{report.engine_id} is to leave rows of {report.models[0]}"
     elif priorities[told[0]] <= mine:
         assert report.ready_s >= policy.turn_s, f"{report.engine_id} swaps after {report.ready_s:.1f} s"
+
+
+def check_models(world: World, report: e.EngineReport, commands: tuple[cmd.Command, ...]) -> None:
+    """An engine gets rows of its model alone."""
+    orders = [one.value for one in commands if isinstance(one, cmd.Reply)]
+    given = [lease for one in orders if isinstance(one, cmd.EngineOrders) for lease in one.leases]
+    for lease in given:
+        if lease.input_file_id not in world.uploads:
+            continue
+        spans = world.spans(world.uploads[lease.input_file_id][0])
+        positions = [lease.first + offset for offset in offsets_of(lease.rows)]
+        named = {span.model for span in spans if any(map(span.holds, positions))}
+        assert named == set(report.models[:1]), f"{report.engine_id} is given rows of {named}"
 
 
 def served_rows(world: World, batch_id: str, round_: int) -> list[DiskRow]:
@@ -84,9 +113,11 @@ def _waiting_priorities(state: State) -> dict[str, int]:
     for batch in state.batches.values():
         if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
             continue
-        held = state.leased_rows(batch.batch_id)
-        if batch.model is not None and batch.finished_rows + held < batch.total:
-            found[batch.model] = max(batch.priority, found.get(batch.model, batch.priority))
+        leased = [one for one in state.live_chunks(batch.batch_id) if one.state is ChunkState.LEASED]
+        for span in batch.by_model:
+            held = sum(chunk.missing.bit_count() for chunk in leased if span.holds(chunk.first))
+            if span.finished + held < span.count:
+                found[span.model] = max(batch.priority, found.get(span.model, batch.priority))
     return found
 
 

@@ -11,11 +11,12 @@ import pytest
 from raybatch.core import asked
 from raybatch.core import commands as cmd
 from raybatch.core import decide as deciding
-from raybatch.core.changes import LeaseReleased
+from raybatch.core.changes import ClockRead, LeaseReleased
 from raybatch.core.decision import Decision
 from raybatch.core.ending import ended
+from raybatch.core.leasing import grant
 from raybatch.core.model import BatchStatus
-from tests.simulation.world import World, live
+from tests.simulation.world import MODELS, World, live
 
 
 @pytest.mark.parametrize("first_seed", range(0, 300, 50))
@@ -32,8 +33,12 @@ def test_the_histories_are_rich() -> None:
     batches = [batch for world in worlds for batch in world.state.batches.values()]
     statuses = {batch.status for batch in batches}
     parts = [part for world in worlds for held in world.state.parts.values() for part in held.values()]
-    assert {BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.FAILED} <= statuses
-    assert any(batch.status is BatchStatus.CANCELLED and batch.tally.completed for batch in batches)
+    assert {BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.FAILED, BatchStatus.EXPIRED} <= statuses
+    for status in (BatchStatus.CANCELLED, BatchStatus.EXPIRED):
+        assert any(batch.status is status and batch.tally.completed for batch in batches)
+    mixed = [batch for batch in batches if batch.spans]
+    assert {BatchStatus.COMPLETED, BatchStatus.CANCELLED} <= {batch.status for batch in mixed}
+    assert any(batch.round > 1 for batch in mixed)
     assert any(part.level > 0 for part in parts)
     assert any(world.boot_s for world in worlds)
     assert any(world.deleted for world in worlds)
@@ -81,6 +86,10 @@ def _never_expires(state: Any, now: Any, policy: Any, real: Any = deciding._tick
     return Decision(kept, decision.commands)
 
 
+def _believes_the_wall_clock(state: Any, now: Any, real: Any = deciding.jumped) -> tuple[Any, ...]:
+    return tuple(change for change in real(state, now) if isinstance(change, ClockRead))
+
+
 def _takes_the_upload_along(state: Any, batches: Any, files: Any, real: Any = asked.gone) -> Decision:
     decision: Decision = real(state, batches, files)
     inputs = tuple(cmd.RemoveBlob(batch.input_file_id) for batch in batches)
@@ -89,6 +98,14 @@ def _takes_the_upload_along(state: Any, batches: Any, files: Any, real: Any = as
 
 def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> Any:
     return real(batch, tally, now)[-1:]
+
+
+def _whatever_the_model(state: Any, report: Any, freed: Any, real: Any = grant) -> Any:
+    return real(state, replace(report, models=MODELS), freed)
+
+
+def _across_models(spans: Any, batch: Any) -> Any:
+    return spans
 
 
 @pytest.mark.parametrize(
@@ -101,8 +118,11 @@ def _ends_without_files(batch: Any, tally: Any, now: Any, real: Any = ended) -> 
         ("_replace_parts", _removes_twice),
         ("asked._same_request", _forgets_repeats),
         ("_tick", _never_expires),
+        ("jumped", _believes_the_wall_clock),
         ("asked.gone", _takes_the_upload_along),
         ("ended", _ends_without_files),
+        ("grant", _whatever_the_model),
+        ("asked.split", _across_models),
     ],
 )
 def test_the_world_notices(name: str, mistake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

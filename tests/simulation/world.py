@@ -8,6 +8,7 @@ One seed is one history.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from typing import Final
 
@@ -16,7 +17,7 @@ from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.decide import decide, recover
 from raybatch.core.invariants import check_invariants
-from raybatch.core.model import Batch, LineError, PartFile
+from raybatch.core.model import Batch, LineError, ModelSpan, PartFile
 from raybatch.core.policy import Policy
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import Image, State
@@ -24,7 +25,7 @@ from raybatch.ledger.contract import Ledger
 from raybatch.ledger.memory import MemoryLedger
 from tests.simulation.clients import Clients
 from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of
-from tests.simulation.judge import check_served, check_swap, rows_of
+from tests.simulation.judge import check_deadlines, check_models, check_served, check_swap, rows_of
 
 POLICY: Final = Policy(
     lease_s=10.0,
@@ -37,9 +38,11 @@ POLICY: Final = Policy(
     turn_s=12.0,
     turn_loads_min=3.0,
     model_retry_s=15.0,
+    expire_unfinished=True,
 )
 MODELS: Final = ("small", "large")
 SLOT_MODELS: Final = ("small", "large", "huge")
+MIXED_ROWS: Final = (90, 301)  #: uploads with so many rows name all models
 STEPS: Final = 700
 ROUNDS_MAX: Final = 300
 
@@ -84,6 +87,7 @@ class World:
         self.seq = 0
         self.history: list[tuple[tuple[c.DurableChange, ...], tuple[Image, ...]]] = []
         self.clock_s = 1_000_000.0
+        self.ahead_s = 0.0  #: the wall clock, of the true one
         self.boot_s = 0.0  #: the scheduler's monotonic clock starts anywhere
         self.faults = True
         self.to_scheduler: list[e.Event] = []
@@ -95,6 +99,7 @@ class World:
         self.deleted: set[str] = set()
         self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
         self.ended: dict[tuple[str, int], Batch] = {}  #: by id and round
+        self.began_s: dict[str, float] = {}  #: by batch: when its completion window did
         self.models = SLOT_MODELS if slots else MODELS
         self.engines = [
             SimEngine(f"slot{i}", 0.0, None, self.rng, slot=True).born_again() for i in range(slots)
@@ -128,6 +133,7 @@ class World:
             (1, clients.deletes_a_batch),
             (1, self._engine_is_born_again),
             (1, self._scheduler_dies),
+            (1, self._clock_is_set),
         ]
         weights = [weight for weight, _ in actions]
         for step, (_, action) in enumerate(self.rng.choices(actions, weights, k=steps)):
@@ -171,6 +177,7 @@ class World:
         decision = decide(self.state, event, self._now(), POLICY)
         if isinstance(event, e.EngineReport):
             check_swap(self.state, event, decision.commands, POLICY)
+            check_models(self, event, decision.commands)
         images = tuple(image for change in decision.changes for image in self.state.apply(change))
         if self.chance(0.004):
             self._restart_scheduler()
@@ -186,7 +193,19 @@ class World:
     # -- the scheduler -------------------------------------------------------------------------------------
 
     def _now(self) -> e.Now:
-        return e.Now(wall=self.clock_s, mono=self.clock_s - self.boot_s)
+        return e.Now(wall=self.clock_s + self.ahead_s, mono=self.clock_s - self.boot_s)
+
+    def _clock_is_set(self) -> None:
+        """And seen to be: a scheduler that is started meanwhile believes whatever the clock says."""
+        if self.state.clock_offset_s is None:
+            return
+        by_s = self.rng.choice((-7200.0, 7200.0, 1e9))
+        known = len(self.history)
+        self.ahead_s += by_s
+        self.happen(e.Tick())
+        moved = any(isinstance(one, c.ClockJumped) for changes, _ in self.history[known:] for one in changes)
+        if self.state.clock_offset_s is None and not moved:
+            self.ahead_s -= by_s
 
     def _commit(self, changes: tuple[c.Change, ...], images: tuple[Image, ...]) -> None:
         remembered = tuple(change for change in changes if c.is_durable(change))
@@ -197,6 +216,7 @@ class World:
         self.ledger.commit(self.seq, images)
         self.history.append((remembered, images))
         self.deleted |= {change.batch_id for change in remembered if isinstance(change, c.BatchDeleted)}
+        check_deadlines(self, remembered)
 
     def _scheduler_dies(self) -> None:
         if self.chance(0.5):
@@ -353,7 +373,19 @@ class World:
         total, sound = self.uploads[file_id]
         if not sound:
             return e.IntakeEnded(batch_id, 0, None, 0, (LineError("invalid_json", "no", None, 1),))
-        return e.IntakeEnded(batch_id, total, self.models[total % len(self.models)], 10 * total, ())
+        spans = self.spans(total)
+        several = spans if len(spans) > 1 else ()
+        return e.IntakeEnded(batch_id, total, None if several else spans[0].model, 10 * total, (), several)
+
+    def spans(self, total: int) -> tuple[ModelSpan, ...]:
+        """Which models the rows of an upload of this size name; of some sizes all models."""
+        if total not in MIXED_ROWS:
+            return (ModelSpan(self.models[total % len(self.models)], 0, total, 10 * total),)
+        ends = [total * number // len(self.models) for number in range(len(self.models) + 1)]
+        return tuple(
+            ModelSpan(model, first, end - first, 10 * (end - first))
+            for model, (first, end) in zip(self.models, pairwise(ends), strict=True)
+        )
 
     def _close(self, command: cmd.StartClosing, *, broken: bool) -> e.PartWritten:
         leases = command.leases[: len(command.leases) // 2] if broken else command.leases

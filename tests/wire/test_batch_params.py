@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from raybatch.core.model import Validation
 from raybatch.errors import BadRequest
 from raybatch.wire.batch_params import BatchParams, parse_batch_params
 
@@ -15,7 +16,8 @@ def parsed(**changes: object) -> BatchParams:
 
 
 def test_the_stock_clients_request_is_understood() -> None:
-    assert parsed() == BatchParams("file-1", "/v1/chat/completions", "24h", 86_400.0, None, 0, None)
+    assert parsed() == BatchParams("file-1", "/v1/chat/completions", "24h", 86_400.0, None, 0, None, None)
+    assert parsed(validation="relaxed").validation is Validation.RELAXED
     full = parsed(
         metadata={"k": "v"}, priority=-7, output_expires_after={"anchor": "created_at", "seconds": 3_600}
     )
@@ -57,6 +59,8 @@ def test_the_stock_clients_request_is_understood() -> None:
         ({"metadata": {"a": "x" * 513}}, "string_above_max_length", "metadata.a", "513"),
         ({"metadata": {"a" * 65: "x"}}, "property_name_above_max_length", "metadata", "65"),
         ({"metadata": {str(n): "" for n in range(17)}}, "object_above_max_properties", "metadata", "17"),
+        ({"validation": "lenient"}, "invalid_value", "validation", "'strict', 'relaxed'"),
+        ({"validation": True}, "invalid_type", "validation", "expected a string"),
         ({"priority": 101}, "integer_above_max_value", "priority", "101"),
         ({"priority": -101}, "integer_below_min_value", "priority", "-101"),
         ({"priority": True}, "invalid_type", "priority", "a boolean"),

@@ -147,9 +147,11 @@ def test_a_request_without_an_answer_has_an_error_and_no_response(reason: Unansw
     assert (row.status_code, row.error_code, row.error_message, row.completed) == (None, code, message, False)
 
 
-def test_a_refused_line_says_what_intake_found() -> None:
-    row = refused_row(origin(None), "invalid_json_line", "This line is …", row_id="batch_req_3")
-    assert json.loads(row.line)["error"] == {"code": "invalid_json_line", "message": "This line is …"}
+def test_a_refused_line_says_what_intake_found_and_where() -> None:
+    row = refused_row(origin(None), "invalid_json_line", "Not JSON.", 7, row_id="batch_req_3")
+    message = "Not JSON. (line 7 of the input file)"
+    assert json.loads(row.line)["error"] == {"code": "invalid_json_line", "message": message, "line": 7}
+    assert (row.custom_id, row.error_message) == (None, message)
 
 
 @settings(deadline=None)
