@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 from jobs.echo_cluster import EchoCluster, until
 from jobs.fault_case import ENGINES, MENDED_MAX_S, Outcome, PatientTrial, Story, begun, kill, patient
-from jobs.trial import ENDED, committed, requests
+from jobs.trial import ENDED, ENDPOINT, committed, requests
 from raybatch.actors.gateway import REMOVAL_GRACE_S
 from raybatch.crash_points import arm, fired
 
-UPLOAD, CREATE, RUN, RELOAD, DEATH, CANCEL = "upload", "create", "run", "reload", "death", "cancel"
+UPLOAD, LARGE, CREATE, RUN = "upload", "large upload", "create", "run"
+RELOAD, DEATH, CANCEL = "reload", "death", "cancel"
 FIRST_START: Final = "journal.segmented"  #: passed when a ledger is begun, and again after 64 MiB of journal
 SLOW: Final = "parts.removing"  #: two minutes after a compaction
 PLACES: Final = (
     *((UPLOAD, label) for label in ("upload.written", "file.synced", "file.renamed")),
     *((UPLOAD, label) for label in ("upload.kept", "upload.remembered")),
+    *((LARGE, label) for label in ("large_upload.created", "upload_part.kept", "large_upload.chosen")),
+    *((LARGE, label) for label in ("large_upload.joined", "large_upload.remembered", "large_upload.ended")),
     *((CREATE, label) for label in ("create.remembered", "file.synced", "file.renamed")),
     *((CREATE, label) for label in ("intake.indexed", "chore.done", "chore.reported")),
     *((RUN, label) for label in ("part.written", "file.synced", "file.renamed", "part.kept", "part.judged")),
@@ -56,9 +61,7 @@ def removal(cluster: EchoCluster, directory: Path, rows: int) -> Iterator[Outcom
 
 def pairs(cluster: EchoCluster, directory: Path, rows: int, count: int, seed: int) -> Iterator[Outcome]:
     """A sample of all pairs: the same for the same seed."""
-    every = [
-        pair for pair in combinations(PLACES, 2) if pair[0][1] != pair[1][1] and CANCEL not in dict(pair)
-    ]
+    every = [pair for pair in combinations(PLACES, 2) if _meet(*pair)]
     for pair in random.Random(seed).sample(every, count):
         yield crash(cluster, directory, pair, rows)
 
@@ -70,8 +73,10 @@ def crash(cluster: EchoCluster, directory: Path, places: tuple[Place, ...], rows
     for left in directory.iterdir():
         left.unlink()
     _arm(directory, places, UPLOAD)
-    trial = PatientTrial(cluster, requests(rows), uploaded=lambda: _arm(directory, places, CREATE))
-    created_at = time.time()
+    uploading = _in_parts if _arm(directory, places, LARGE) else PatientTrial
+    with _rows_held(cluster, held=len(places) > 1):
+        trial = uploading(cluster, requests(rows), lambda: _arm(directory, places, CREATE))
+        created_at = time.time()
     trial.wait_committed(rows // 10)
     _arm(directory, places, RUN)
     if _arm(directory, places, RELOAD):
@@ -86,6 +91,39 @@ def crash(cluster: EchoCluster, directory: Path, places: tuple[Place, ...], rows
     story.expect(not missed, f"nobody passed {', '.join(missed)}")
     story.expect(trial.twins() == 1, f"{trial.twins()} batches came of one create")
     return story.outcome(trial, recovery_s, status="cancelled" if cancelled else "completed")
+
+
+@contextmanager
+def _rows_held(cluster: EchoCluster, *, held: bool) -> Iterator[None]:
+    """Of a pair, the first death may take the API away for so long that nothing is left for the second."""
+    if held:
+        patient(lambda: cluster.pause(True))
+    yield
+    if held:
+        patient(lambda: cluster.pause(False))
+
+
+def _meet(one: Place, other: Place) -> bool:
+    """Whether one batch can pass both: none is cancelled in the middle, none is uploaded in both ways."""
+    stages = {one[0], other[0]}
+    return one[1] != other[1] and CANCEL not in stages and stages != {UPLOAD, LARGE}
+
+
+def _in_parts(cluster: EchoCluster, upload: bytes, uploaded: Callable[[], object]) -> PatientTrial:
+    """As a PatientTrial begins, but for the upload."""
+    declared = {"bytes": len(upload), "filename": "r.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
+    path = f"/v1/uploads/{patient(lambda: cluster.post('/v1/uploads', json=declared))['id']}"
+    half = len(upload) // 2
+    part_ids = [
+        patient(lambda part=part: cluster.post(f"{path}/parts", files={"data": part}))["id"]  # type: ignore[misc]
+        for part in (upload[:half], upload[half:])
+    ]
+    file = patient(lambda: cluster.post(f"{path}/complete", json={"part_ids": part_ids}))["file"]
+    uploaded()
+    asked = {"input_file_id": file["id"], "endpoint": ENDPOINT, "completion_window": "24h"}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    batch = patient(lambda: cluster.post("/v1/batches", json=asked, headers=key))
+    return PatientTrial.known(cluster, upload, file["id"], batch["id"])
 
 
 def _recovery_s(directory: Path, labels: list[str], trial: PatientTrial, created_at: float) -> float | None:

@@ -114,7 +114,7 @@ def _kind(path: str, levels: dict[str, int], named: set[str]) -> str:
         return "journal"
     if folder in FOLDERS_AS_NAMED:
         return folder
-    if folder in ("files", "results") and path not in named:
+    if folder in ("files", "results", "uploads") and path not in named:
         return "under way"  # on its way to being remembered, or to being removed
     if levels.get(path):
         return "runs"

@@ -19,10 +19,10 @@ def results(
     out: Annotated[
         str, typer.Option("-o", "--out", help="OUT.jsonl, OUT.parquet or OUT.csv; - for JSONL on stdout.")
     ],
-    kind: Annotated[Kind, typer.Option(help="Answered rows, failed rows, or all (JSONL only).")] = Kind.ALL,
+    kind: Annotated[Kind, typer.Option(help="Answered rows, failed rows, or all.")] = Kind.ALL,
 ) -> None:
     """Fetch BATCH's results in input order, also while it runs. OUT is there whole or not at all."""
-    shape = "jsonl" if out == "-" else result_format(Path(out), kind)
+    shape = "jsonl" if out == "-" else result_format(Path(out))
     path = f"/v1/batches/{batch_id}/results"
     with ctx.ensure_object(Connection).download(path, format=shape, kind=kind.value) as pieces:
         if out == "-":

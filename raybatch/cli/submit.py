@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Annotated, BinaryIO
 import msgspec
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
 from raybatch.actors.connection import Connection, Json, looks
-from raybatch.actors.submission import create, first_endpoint, metadata_pairs
-from raybatch.cli.progress import ending, follow, succeeded
-from raybatch.cli.show import print_json, printable, stderr
+from raybatch.actors.submission import Sent, create, first_endpoint, metadata_pairs
+from raybatch.cli.progress import LINE_EVERY_S, ending, follow, succeeded
+from raybatch.cli.show import print_json, printable, size, stderr
 from raybatch.core.model import BatchStatus
 from raybatch.errors import OperatorError
 
@@ -35,6 +37,10 @@ def submit(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given again.")
     ] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher runs first.")] = 0,
+    relaxed: Annotated[
+        bool | None,
+        typer.Option("--relaxed/--strict", help="Bad lines fail alone, and lines may name several models."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch has ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the batch instead of its id.")] = False,
 ) -> None:
@@ -44,8 +50,13 @@ def submit(
     """
     connection, console = ctx.ensure_object(Connection), stderr()
     pairs = metadata_pairs(metadata or ())
+    validation = None if relaxed is None else "relaxed" if relaxed else "strict"
     with requests_file(file, model) as path:
-        batch_id = create(connection, path, _name(file), endpoint or first_endpoint(path), pairs, priority)
+        found_endpoint = endpoint or first_endpoint(path)
+        with shown_upload(console) as sent:
+            batch_id = create(
+                connection, path, _name(file), found_endpoint, pairs, priority, validation, sent
+            )
     if not as_json:
         typer.echo(batch_id)
     batch = checked(connection, batch_id)
@@ -88,6 +99,31 @@ def with_model(line: bytes, model: str) -> bytes:
         return line
     request["body"]["model"] = model
     return msgspec.json.encode(request) + b"\n"
+
+
+@contextmanager
+def shown_upload(console: Console) -> Iterator[Sent]:
+    """How far a large file has come: a live bar in a terminal, plain lines anywhere else."""
+    if not console.is_terminal:
+        yield _upload_lines(console)
+        return
+    columns = (SpinnerColumn(), TextColumn("uploading"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
+        bar = progress.add_task("", visible=False)
+        yield lambda sent, whole: progress.update(bar, completed=sent, total=whole, visible=True)
+
+
+def _upload_lines(console: Console) -> Sent:
+    line_at_mono = time.monotonic()
+
+    def show(sent_bytes: int, whole_bytes: int) -> None:
+        nonlocal line_at_mono
+        if sent_bytes < whole_bytes and time.monotonic() - line_at_mono < LINE_EVERY_S:
+            return
+        line_at_mono = time.monotonic()
+        console.print(f"uploaded {size(sent_bytes)} of {size(whole_bytes)}")
+
+    return show
 
 
 def checked(connection: Connection, batch_id: str) -> Json:

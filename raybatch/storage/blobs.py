@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +38,7 @@ class BlobStore:
 
     def chunks(
         self, file_id: str, start: int = 0, stop: int | None = None, read_bytes: int = 1 << 20
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         """The bytes ``start`` (included) to ``stop`` (excluded, default: the end), ``read_bytes`` at a time.
 
         An unknown id raises NotFound at the first step of the iteration.

@@ -99,7 +99,6 @@ def test_a_download_that_breaks_off_leaves_the_older_file_and_nothing_else(
     ("words", "named"),
     [
         (["-o", "out.xlsx"], ".parquet"),
-        (["-o", "out.csv", "--kind", "error"], "--kind error"),
         (["-o", "/nowhere/out.csv"], "/nowhere/out.csv"),
     ],
 )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
+from raybatch.actors import submission
 from tests.cli.conftest import Run
 from tests.cli.fake_server import FakeServer, batch_json
 
@@ -16,6 +18,17 @@ FILE = {
     "filename": "in.jsonl",
     "purpose": "batch",
     "status": "processed",
+}
+UPLOAD = {
+    "id": "upload_1",
+    "object": "upload",
+    "bytes": 1,
+    "created_at": 1,
+    "filename": "in.jsonl",
+    "purpose": "batch",
+    "status": "pending",
+    "expires_at": 3601,
+    "file": None,
 }
 ERRORS = {
     "object": "list",
@@ -30,6 +43,10 @@ def request(number: int, url: str = "/v1/completions") -> bytes:
     body = {"model": "org/small", "prompt": "p"}
     line = {"custom_id": str(number), "method": "POST", "url": url, "body": body}
     return json.dumps(line).encode() + b"\n"
+
+
+def part_json(number: int) -> dict[str, object]:
+    return {"id": f"part_{number}", "object": "upload.part", "created_at": 1, "upload_id": "upload_1"}
 
 
 @pytest.fixture
@@ -63,6 +80,63 @@ def test_a_file_is_uploaded_and_created_under_its_first_lines_endpoint(
         "metadata": {"run": "7", "by": "a=b"},
         "priority": 5,
     }
+
+
+@pytest.mark.parametrize("validation", ["relaxed", "strict"])
+def test_how_bad_lines_are_taken_is_asked_for_by_name(
+    raybatch: Run, server: FakeServer, requests: Path, validation: str
+) -> None:
+    assert raybatch("submit", str(requests), f"--{validation}").exit_code == 0
+    (created,) = server.bodies("POST", "/v1/batches")
+    assert json.loads(created)["validation"] == validation
+
+
+def test_a_large_file_goes_in_parts_and_tells_how_far_it_has_come(
+    raybatch: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "WHOLE_BYTES_MAX", 99)
+    monkeypatch.setattr(submission, "PART_BYTES", 80)
+    large = tmp_path / "large.jsonl"
+    large.write_bytes(request(1) + request(2) + b" \n")
+    pieces = [large.read_bytes()[start : start + 80] for start in range(0, large.stat().st_size, 80)]
+    server.answer("POST", "/v1/uploads", UPLOAD)
+    server.answer("POST", "/v1/uploads/upload_1/parts", (503, {}), *map(part_json, range(len(pieces))))
+    server.answer("POST", "/v1/uploads/upload_1/complete", UPLOAD | {"status": "completed", "file": FILE})
+
+    result = raybatch("submit", str(large))
+
+    assert (result.exit_code, result.stdout) == (0, "batch_1\n")
+    (declared,) = server.bodies("POST", "/v1/uploads")
+    assert json.loads(declared) == {
+        "bytes": large.stat().st_size,
+        "filename": "large.jsonl",
+        "mime_type": "application/jsonl",
+        "purpose": "batch",
+    }
+    _, *sent = server.bodies("POST", "/v1/uploads/upload_1/parts")
+    assert len(sent) == len(pieces)
+    assert all(piece in body for piece, body in zip(pieces, sent, strict=True))
+    (completed,) = server.bodies("POST", "/v1/uploads/upload_1/complete")
+    assert json.loads(completed) == {
+        "part_ids": [f"part_{number}" for number in range(len(pieces))],
+        "md5": hashlib.md5(large.read_bytes()).hexdigest(),
+    }
+    assert server.bodies("POST", "/v1/files") == []
+    assert f"uploaded {large.stat().st_size} B of {large.stat().st_size} B" in result.stderr
+
+
+def test_a_large_file_that_is_refused_leaves_no_upload_behind(
+    raybatch: Run, server: FakeServer, requests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "WHOLE_BYTES_MAX", 99)
+    server.answer("POST", "/v1/uploads", UPLOAD)
+    server.answer("POST", "/v1/uploads/upload_1/parts", part_json(0))
+    server.answer("POST", "/v1/uploads/upload_1/complete", (400, {"error": {"message": "Invalid file."}}))
+    server.answer("POST", "/v1/uploads/upload_1/cancel", UPLOAD | {"status": "cancelled"})
+    result = raybatch("submit", str(requests))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("raybatch: Invalid file.\n")
+    assert len(server.bodies("POST", "/v1/uploads/upload_1/cancel")) == 1
 
 
 def test_standard_input_is_uploaded_byte_for_byte(raybatch: Run, server: FakeServer) -> None:

@@ -9,7 +9,7 @@ from serve_app.line_count import LineCount
 PIECES = st.sampled_from([b"a", b"{}", b"\n", b"\r\n", b"\n\n", b" ", b"\t", b"\v", "\u0085".encode()])
 
 
-@given(pieces=st.lists(PIECES, max_size=30), marked=st.booleans(), block_bytes=st.integers(3, 9))
+@given(pieces=st.lists(PIECES, max_size=30), marked=st.booleans(), block_bytes=st.integers(1, 9))
 def test_it_counts_the_lines_that_intake_will_find(
     pieces: list[bytes], marked: bool, block_bytes: int
 ) -> None:

@@ -1,0 +1,178 @@
+"""Files that come in parts: a directory for each upload, with its record and one file a part.
+
+A part is named after its content, so that one sent again is the same part. Refuses to know what the parts
+hold and who may add them; who changes an upload holds it first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from raybatch.core.large_upload import UPLOAD_LIFE_S, LargeUpload
+from raybatch.errors import Corrupt, NotFound
+from raybatch.storage.atomic import TEMPORARY_PREFIX, atomic_file, fsync_dir, publish, temporary_beside
+
+UPLOAD_ID: Final = re.compile(r"upload_[0-9a-f]{32}")
+PART_ID: Final = re.compile(r"part_[0-9a-f]{32}")
+RECORD: Final = "upload.json"
+LATE_S: Final = 3_600.0  #: kept so long after its time: it may be in use, and be asked for again
+READ_BYTES: Final = 1 << 20
+
+
+class UploadStore:
+    """Uploads live directly under ``root``, which is made with the first of them when it is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, upload: LargeUpload) -> None:
+        """Returns once it is durable."""
+        folder = self._folder(upload.upload_id)
+        folder.mkdir(mode=0o700, parents=True)
+        self.save(upload)
+        fsync_dir(self._root)
+
+    def load(self, upload_id: str) -> LargeUpload:
+        """Raises NotFound, and Corrupt when its record cannot be read."""
+        try:
+            return _record(self._folder(upload_id))
+        except FileNotFoundError:
+            raise no_such_upload(upload_id) from None
+
+    def save(self, upload: LargeUpload) -> None:
+        """Replace its record, durably."""
+        with atomic_file(self._folder(upload.upload_id) / RECORD) as temporary:
+            temporary.write_bytes(msgspec.json.encode(upload))
+
+    @contextmanager
+    def held(self, upload_id: str) -> Iterator[bool]:
+        """Whether nobody else holds it, in this process or another; nobody can until the block ends.
+
+        A process that dies lets go. Raises NotFound.
+        """
+        try:
+            descriptor = os.open(self._folder(upload_id), os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise no_such_upload(upload_id) from None
+        try:
+            yield _locked(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def part_writer(self, upload_id: str) -> PartWriter:
+        """A context manager to stream a part through; it does not count before ``commit``."""
+        return PartWriter(self._folder(upload_id))
+
+    def parts(self, upload_id: str) -> dict[str, int]:
+        """The size in bytes of every part, by its id."""
+        with os.scandir(self._folder(upload_id)) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if PART_ID.fullmatch(entry.name)}
+
+    def blocks(self, upload_id: str, part_ids: Sequence[str]) -> Iterator[bytes]:
+        """The bytes of these parts, one after the other. Each is known: ``parts`` has it."""
+        folder = self._folder(upload_id)
+        for part_id in part_ids:
+            with (folder / part_id).open("rb", buffering=0) as part:
+                while block := part.read(READ_BYTES):
+                    yield block
+
+    def remove_parts(self, upload_id: str) -> None:
+        for part_id in self.parts(upload_id):
+            (self._folder(upload_id) / part_id).unlink(missing_ok=True)
+
+    def over(self, now: float) -> list[Path]:
+        """The directories of uploads whose time ended long ago, and what is left of removed ones."""
+        ours = (*self._root.glob("upload_*"), *self._root.glob(f"{TEMPORARY_PREFIX}*"))
+        return [folder for folder in sorted(ours) if _ended_at(folder) + LATE_S <= now]
+
+    def remove(self, folder: Path) -> None:
+        """All of it, gone from sight at once."""
+        hidden = temporary_beside(folder)
+        with suppress(FileNotFoundError):
+            folder.rename(hidden)
+            shutil.rmtree(hidden)
+
+    def _folder(self, upload_id: str) -> Path:
+        if not UPLOAD_ID.fullmatch(upload_id):
+            raise no_such_upload(upload_id)
+        return self._root / upload_id
+
+
+class PartWriter:
+    """One part on its way to disk. Leaving the block without ``commit`` removes every trace of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._temporary = temporary_beside(folder / RECORD)
+        self._digest = hashlib.sha256(folder.name.encode())
+        self.size_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._file = self._temporary.open("xb", buffering=0)
+        return self
+
+    def write(self, block: bytes) -> None:
+        view = memoryview(block)
+        while view:  # an unbuffered write may be short, on a full disk for one
+            view = view[self._file.write(view) :]
+        self._digest.update(block)
+        self.size_bytes += len(block)
+
+    @property
+    def part_id(self) -> str:
+        """Of what was written so far: the same bytes in the same upload are the same part."""
+        return f"part_{self._digest.hexdigest()[:32]}"
+
+    def commit(self) -> None:
+        """Make the part durable under its id."""
+        self._file.close()
+        publish(self._temporary, self._folder / self.part_id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def no_such_upload(upload_id: str) -> NotFound:
+    return NotFound(f"No such Upload object: {upload_id[:200]}", param="id")
+
+
+def _record(folder: Path) -> LargeUpload:
+    content = (folder / RECORD).read_bytes()
+    try:
+        return msgspec.json.decode(content, type=LargeUpload)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"{folder / RECORD} cannot be read: {error}") from None
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _ended_at(folder: Path) -> float:
+    """When its time is over; for what has no record, when it would be if it had just been made."""
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return 0.0
+    try:
+        return _record(folder).expires_at
+    except (FileNotFoundError, Corrupt):
+        with suppress(FileNotFoundError):
+            return folder.stat().st_mtime + UPLOAD_LIFE_S
+    return float("inf")
