@@ -1,7 +1,7 @@
 """What every answer has, whoever wrote it: a request id, security headers, an envelope for what broke.
 
 The outermost layer of the app. Refuses to show the inside of a fault: the client gets the request id, the log
-the rest.
+the rest. Refuses to pass on an address that is too long, and to send a body to who asked for none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from raybatch.wire.envelope import envelope
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
+URL_BYTES_MAX = 32 << 10  #: path and query; a cursor of a very large cluster takes some thousand
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 SECURITY_HEADERS = {
@@ -52,9 +53,14 @@ class Answers:
                 headers[REQUEST_ID_HEADER] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+            elif scope["method"] == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
+            if (url_bytes := len(scope.get("raw_path") or b"") + len(scope["query_string"])) > URL_BYTES_MAX:
+                await _too_long(url_bytes)(scope, receive, send_dressed)
+                return
             await self._app(scope, receive, send_dressed)
         except ClientDisconnect:
             logger.info("client left: %s %s, request id %s", scope["method"], scope["path"], request_id)
@@ -72,6 +78,11 @@ def broken(request_id: str) -> JSONResponse:
         f"Its log says more under the request id {request_id}."
     )
     return JSONResponse(envelope(message, "server_error"), 500)
+
+
+def _too_long(url_bytes: int) -> JSONResponse:
+    message = f"The URL's path and query may have {URL_BYTES_MAX:,} bytes; these have {url_bytes:,}."
+    return JSONResponse(envelope(message, "invalid_request_error", code="url_too_long"), 414)
 
 
 def _request_id(headers: Headers) -> str:

@@ -12,11 +12,13 @@ import raybatch
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home, Settings
 from raybatch.storage.blobs import BlobStore
-from serve_app import admin, batches, failed, files, health, models, results
+from serve_app import admin, batches, events, failed, files, health, models, results, uploads
 from serve_app.answers import Answers
 from serve_app.door import Door, TheDoor
 from serve_app.faults import add_fault_answers
 from serve_app.guard import Guard
+from serve_app.methods import add_head
+from serve_app.openapi_schemas import describe
 
 
 def build_app(home: Home, settings: Settings, scheduler: SchedulerPort) -> FastAPI:
@@ -30,9 +32,11 @@ def build_app(home: Home, settings: Settings, scheduler: SchedulerPort) -> FastA
         redirect_slashes=False,
     )
     app.state.door = Door(home, settings, scheduler, BlobStore(home.files), served_since=time.time())
-    for noun in (files, batches, results, failed, models, health, admin):
+    for noun in (files, uploads, batches, events, results, failed, models, health, admin):
         app.include_router(noun.router)
     app.add_api_route("/", front_page, response_class=HTMLResponse, include_in_schema=False)
+    add_head(app)
+    describe(app)
     add_fault_answers(app)
     app.add_middleware(Guard, api=settings.api)
     app.add_middleware(Answers)  # added last: the outermost

@@ -22,11 +22,11 @@ from serve_app.submit_estimate import estimate, first_line_of, line_model
 from serve_app.upload import Upload, received
 
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
-ONE_SHOT_FIELDS = ("model", "endpoint", "completion_window", "metadata", "priority")
+ONE_SHOT_FIELDS = ("model", "endpoint", "completion_window", "metadata", "priority", "validation")
 
 
 async def create_from_json(request: Request, door: Door) -> Json:
-    params = parse_batch_params(await small_body(request))
+    params = parse_batch_params(await small_body(request), windows_s=door.settings.api.windows_s)
     asked = _asked(door, request, params, params.input_file_id)
     overview = await door.writable()
     batch: Batch = await door.scheduler.ask(asked)
@@ -39,7 +39,7 @@ async def create_from_form(request: Request, door: Door) -> Json:
     with door.upload_slot():
         overview = await door.writable()
         async with received(request, door, ONE_SHOT_FIELDS) as upload:
-            params = _form_params(upload)
+            params = _form_params(door, upload)
             _check_model(door, upload)
             file = await kept(door, upload)
         await door.scheduler.ask(FileStored(new_reply_to(), file))
@@ -67,19 +67,21 @@ async def _estimate_of_known(door: Door, overview: Overview, params: BatchParams
 # -- the form ------------------------------------------------------------------------------------------------
 
 
-def _form_params(upload: Upload) -> BatchParams:
+def _form_params(door: Door, upload: Upload) -> BatchParams:
     """The same checks, and the same messages, as for JSON."""
-    fields = upload.fields
+    fields, windows_s = upload.fields, door.settings.api.windows_s
     return parse_batch_params(
         msgspec.json.encode(
             {
                 "input_file_id": upload.file_id,
                 "endpoint": fields.get("endpoint", "/v1/chat/completions"),
-                "completion_window": fields.get("completion_window", "24h"),
+                "completion_window": fields.get("completion_window", next(iter(windows_s))),
                 "metadata": _json_field(fields, "metadata"),
                 "priority": _json_field(fields, "priority") or 0,
+                "validation": fields.get("validation"),
             }
-        )
+        ),
+        windows_s=windows_s,
     )
 
 
@@ -134,6 +136,7 @@ def _asked(door: Door, request: Request, params: BatchParams, source: str) -> Ba
         idempotency_key=_idempotency_key(request),
         is_retry=request.headers.get("x-stainless-retry-count", "0") != "0",
         output_expires_after_s=params.output_expires_after_s,
+        validation=params.validation or door.settings.intake.validation,
     )
 
 
@@ -146,6 +149,7 @@ def _request_key(tenant: str, source: str, params: BatchParams) -> str:
         sorted((params.metadata or {}).items()),
         params.priority,
         params.output_expires_after_s,
+        params.validation,
     ]
     return sha256(msgspec.json.encode(same)).hexdigest()
 

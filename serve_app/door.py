@@ -33,6 +33,7 @@ class Door:
     blobs: BlobStore
     served_since: float  #: shown as the models' ``created``
     uploads: int = field(default=0, init=False)  #: under way in this replica
+    parts: int = field(default=0, init=False)  #: of large uploads, likewise
 
     @property
     def tenant(self) -> str:
@@ -47,19 +48,22 @@ class Door:
     @contextmanager
     def upload_slot(self) -> Iterator[None]:
         """Raises Busy while as many uploads as the settings allow are under way."""
-        most = self.settings.api.uploads_at_once_max
-        if self.uploads >= most:
-            raise Busy(
-                f"{self.uploads} uploads are under way and this server takes {most} at once "
-                "(setting api.uploads_at_once_max). Try again shortly.",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-                code="too_many_uploads",
-            )
+        _check_free("uploads", self.uploads, self.settings.api.uploads_at_once_max)
         self.uploads += 1
         try:
             yield
         finally:
             self.uploads -= 1
+
+    @contextmanager
+    def part_slot(self) -> Iterator[None]:
+        """As ``upload_slot``, for the parts of large uploads."""
+        _check_free("parts", self.parts, self.settings.api.parts_at_once_max)
+        self.parts += 1
+        try:
+            yield
+        finally:
+            self.parts -= 1
 
 
 def _door(request: Request) -> Door:
@@ -68,6 +72,16 @@ def _door(request: Request) -> Door:
 
 
 TheDoor = Annotated[Door, Depends(_door)]
+
+
+def _check_free(what: str, under_way: int, most: int) -> None:
+    if under_way >= most:
+        raise Busy(
+            f"{under_way} {what} are under way and this server takes {most} at once "
+            f"(setting api.{what}_at_once_max). Try again shortly.",
+            retry_after_s=BUSY_RETRY_AFTER_S,
+            code=f"too_many_{what}",
+        )
 
 
 async def small_body(request: Request) -> bytes:

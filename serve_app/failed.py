@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, fields
 from itertools import islice
@@ -22,6 +22,7 @@ from raybatch.storage.dead_letters import DeadLetter, dead_letters, redrive_span
 from raybatch.wire.batch_params import RetryParams, parse_retry_params
 from raybatch.wire.openai_objects import Json, list_object
 from serve_app.door import TheDoor, new_file_id, new_reply_to, small_body
+from serve_app.openapi_schemas import Answers, answers, bytes_answer, refused
 from serve_app.results import MEDIA_TYPES
 from serve_app.shown import shown
 from serve_app.streams import stream
@@ -30,23 +31,31 @@ from serve_app.threads import in_thread
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 LETTERS_PER_PIECE = 1_000
+INDEX_MAX = (1 << 63) - 1  #: more than a column holds
 COLUMNS = [field.name for field in fields(DeadLetter)]
+FAILED_ANSWERS: Answers = {
+    200: bytes_answer(MEDIA_TYPES["jsonl"], MEDIA_TYPES["csv"], json="DeadLetterList"),
+    **refused(404, 503),
+}
 RETRY_BODY: Json = {
     "type": "object",
     "properties": {
-        "error_types": {"type": "array", "items": {"type": "string"}},
-        "custom_ids": {"type": "array", "items": {"type": "string"}},
+        "error_types": {"type": ["array", "null"], "items": {"type": "string"}, "minItems": 1},
+        "custom_ids": {"type": ["array", "null"], "items": {"type": "string"}, "minItems": 1},
     },
+    "additionalProperties": False,
 }
 
 
-@router.get("/{batch_id}/failed", response_class=Response)
+@router.get("/{batch_id}/failed", response_class=Response, responses=FAILED_ANSWERS)
 async def get_failed(
     batch_id: str,
     door: TheDoor,
     format: Literal["json", "jsonl", "csv"] = "json",
     limit: Annotated[int, Query(ge=1, le=1000, description="of one page, with format=json")] = 100,
-    after: Annotated[int | None, Query(ge=0, description="leave out the rows up to this index")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=INDEX_MAX, description="leave out the rows up to this index")
+    ] = None,
     error_type: Annotated[list[str] | None, Query(description="may be given again")] = None,
 ) -> Response:
     """The requests that failed for good, in input order: a page of them, or all as ``jsonl`` or ``csv``."""
@@ -63,6 +72,7 @@ async def get_failed(
 @router.post(
     "/{batch_id}/retry",
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": RETRY_BODY}}}},
+    responses=answers("Batch", 404, 409, 413, 503),
 )
 async def retry_batch(batch_id: str, request: Request, door: TheDoor) -> Json:
     """Run failed requests of an ended batch again, under new file ids: those that match both
@@ -99,13 +109,13 @@ def _page(letters: Generator[DeadLetter], limit: int) -> Json:
     return list_object(found[:limit], has_more=len(found) > limit, cursor="index")
 
 
-def _jsonl(letters: Generator[DeadLetter]) -> Iterator[bytes]:
+def _jsonl(letters: Generator[DeadLetter]) -> Generator[bytes]:
     with closing(letters):
         while some := list(islice(letters, LETTERS_PER_PIECE)):
             yield b"".join(msgspec.json.encode(letter) + b"\n" for letter in some)
 
 
-def _csv(letters: Generator[DeadLetter]) -> Iterator[bytes]:
+def _csv(letters: Generator[DeadLetter]) -> Generator[bytes]:
     yield _csv_rows([COLUMNS])
     with closing(letters):
         while some := list(islice(letters, LETTERS_PER_PIECE)):

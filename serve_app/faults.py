@@ -12,8 +12,11 @@ from starlette.responses import JSONResponse, Response
 from raybatch.errors import RaybatchError
 from raybatch.wire.envelope import envelope, error_answer
 from serve_app.answers import broken
+from serve_app.methods import allowed
 
 logger = logging.getLogger(__name__)
+
+PATH_CHARACTERS_SHOWN = 200
 
 
 def add_fault_answers(app: FastAPI) -> None:
@@ -34,14 +37,17 @@ async def _raybatch_error(request: Request, error: Exception) -> Response:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path, headers, code = request.url.path[:PATH_CHARACTERS_SHOWN], error.headers, None
     if error.status_code == 404:
-        message = f"Invalid URL ({request.method} {request.url.path})"
+        message = f"Invalid URL ({request.method} {path})"
     elif error.status_code == 405:
-        message = f"Not allowed to {request.method} on {request.url.path}."
+        headers = {"Allow": allowed(request)}
+        message = f"Not allowed to {request.method} on {path}. Allowed: {headers['Allow']}."
+        code = "method_not_supported"
     else:
         message = str(error.detail)
     kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
-    return JSONResponse(envelope(message, kind), error.status_code, error.headers)
+    return JSONResponse(envelope(message, kind, code=code), error.status_code, headers)
 
 
 async def _bad_parameter(request: Request, error: Exception) -> Response:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -18,7 +21,10 @@ from raybatch.storage.merge import Kind
 from raybatch.wire.batch_params import parse_file_expiry_s
 from raybatch.wire.openai_objects import Json, file_object, list_object
 from serve_app.door import Door, TheDoor, new_reply_to
-from serve_app.streams import stream
+from serve_app.downloads import CONTENT_ANSWERS, RANGE_HEADERS, Download, answer
+from serve_app.openapi_schemas import EXPIRY
+from serve_app.openapi_schemas import answers as described
+from serve_app.parts_read import over_parts
 from serve_app.threads import in_thread
 from serve_app.upload import Upload, received
 
@@ -27,17 +33,19 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 FORM_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 FORM_SCHEMA: dict[str, Any] = {
     "type": "object",
+    "additionalProperties": False,
     "required": ["file", "purpose"],
     "properties": {
         "file": {"type": "string", "format": "binary"},
         "purpose": {"type": "string", "enum": ["batch"]},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer"},
+        "expires_after[seconds]": EXPIRY["properties"]["seconds"],
     },
 }
+FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}}
 
 
-@router.post("", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}})
+@router.post("", openapi_extra=FORM, responses=described("File", 400, 413, 429, 503))
 async def create_file(request: Request, door: TheDoor) -> Json:
     """Upload a JSONL file of requests. It stays until it is deleted, or as long as ``expires_after`` says."""
     with door.upload_slot():
@@ -50,7 +58,7 @@ async def create_file(request: Request, door: TheDoor) -> Json:
         return file_object(stored)
 
 
-@router.get("")
+@router.get("", responses=described("FileList", 503))
 async def list_files(
     door: TheDoor,
     after: str | None = None,
@@ -62,30 +70,49 @@ async def list_files(
     return list_object([file_object(file) for file in page.items], has_more=page.has_more)
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", responses=described("File", 404, 503))
 async def get_file(file_id: str, door: TheDoor) -> Json:
     return file_object(await door.scheduler.read("file", door.tenant, file_id))
 
 
-@router.get("/{file_id}/content", response_class=Response)
-async def get_content(file_id: str, door: TheDoor) -> Response:
-    """The bytes: of an upload as they came, of an output or error file in input order."""
+@router.get(
+    "/{file_id}/content",
+    response_class=Response,
+    openapi_extra={"parameters": RANGE_HEADERS},
+    responses=CONTENT_ANSWERS,
+)
+async def get_content(file_id: str, request: Request, door: TheDoor) -> Response:
+    """The bytes, or a range of them: of an upload as they came, of an output or error file in input order."""
     file: File = await door.scheduler.read("file", door.tenant, file_id)
     if file.batch_id is None:
-        pieces = door.blobs.chunks(file_id)
-    else:
-        kind: Kind = "output" if file.part_kind == "output" else "error"
-        rows: BatchRows = await door.scheduler.read("rows", door.tenant, file.batch_id)
-        parts = await in_thread(lambda: rows.visible(file.round))
-        pieces = exports.jsonl(door.home.root, parts, kind)
-    return await stream(pieces, media_type="application/octet-stream", size_bytes=file.size_bytes)
+        upload = Download(file.sha256 or file_id, file.size_bytes, partial(door.blobs.chunks, file_id))
+        return await answer(request, upload)
+    return await over_parts(door, file.batch_id, lambda rows: _rows_content(request, door, file, rows))
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", responses=described("FileDeleted", 404, 503))
 async def delete_file(file_id: str, door: TheDoor) -> Json:
     """The file is no longer served; its bytes go once no batch reads them."""
     await door.scheduler.ask(FileDeletionAsked(new_reply_to(), door.tenant, file_id))
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+async def _rows_content(request: Request, door: Door, file: File, rows: BatchRows) -> Response:
+    kind: Kind = "output" if file.part_kind == "output" else "error"
+    parts = await in_thread(lambda: rows.visible(file.round))
+
+    def pieces(start: int, stop: int) -> Generator[bytes]:
+        marks = _marks(door.home.root, file.file_id)
+        return exports.jsonl(door.home.root, parts, kind, start=start, stop=stop, marks=marks)
+
+    tag = f"{file.batch_id}-{kind}-{file.round}-{file.size_bytes}"
+    return await answer(request, Download(tag, file.size_bytes, pieces))
+
+
+@lru_cache(maxsize=256)
+def _marks(home: Path, file_id: str) -> exports.Marks:
+    """Of an output or error file, which never changes: compaction moves its rows and keeps its bytes."""
+    return exports.Marks()
 
 
 async def kept(door: Door, upload: Upload) -> File:

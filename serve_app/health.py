@@ -13,11 +13,12 @@ from raybatch.core.fitness import Fitness, GpuReading
 from raybatch.errors import Unavailable
 from raybatch.wire.openai_objects import Json
 from serve_app.door import Door, TheDoor
+from serve_app.openapi_schemas import answers
 
 router = APIRouter(prefix="/health", tags=["health"])
 
 
-@router.get("")
+@router.get("", responses=answers("Health") | {503: answers("Health")[200]})
 async def get_health(door: TheDoor) -> Response:
     found = await _overview(door)
     if isinstance(found, Unavailable):
@@ -28,13 +29,13 @@ async def get_health(door: TheDoor) -> Response:
     return JSONResponse(health(found))
 
 
-@router.get("/live")
+@router.get("/live", responses=answers("Readiness"))
 async def get_live() -> Json:
     """This process answers. Says nothing about any other."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", responses=answers("Readiness") | {503: answers("Readiness")[200]})
 async def get_ready(door: TheDoor) -> Response:
     """200 when a create would be taken."""
     found = await _overview(door)

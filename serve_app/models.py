@@ -9,17 +9,18 @@ from raybatch.errors import NotFound, Unavailable
 from raybatch.wire.openai_objects import Json, list_object, model_object
 from serve_app.door import Door, TheDoor
 from serve_app.health import model_state
+from serve_app.openapi_schemas import answers
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", responses=answers("ModelList"))
 async def list_models(door: TheDoor) -> Json:
     views = await _views(door)
     return list_object([_shown(door, name, views) for name in door.settings.canonical()])
 
 
-@router.get("/{name:path}")
+@router.get("/{name:path}", responses=answers("Model", 404))
 async def get_model(name: str, door: TheDoor) -> Json:
     if name not in door.settings.canonical():
         message = f"The model '{name[:200]}' does not exist or you do not have access to it."

@@ -17,6 +17,7 @@ def shown(view: BatchView, **more: object) -> Json:
         {
             "tenant": batch.tenant,
             "priority": batch.priority,
+            "validation": batch.validation,
             "round": batch.round,
             "paused": batch.active and (batch.paused_at is not None or view.all_paused),
             "rows_per_s": round(view.rows_per_s, 3),

@@ -90,6 +90,11 @@ class Connection:
                 raise self._refusal(answer.status_code, answer.read())
             yield answer.iter_bytes()
 
+    def close(self) -> None:
+        """The connections that are kept open between two asks."""
+        if "_http" in self.__dict__:
+            self._http.close()
+
     @contextmanager
     def stock_client(self) -> Iterator[openai.OpenAI]:
         """OpenAI's own client, its errors turned into ours."""
@@ -126,6 +131,7 @@ class Connection:
         return httpx.Client(
             base_url=self.url,
             timeout=httpx.Timeout(ANSWER_MAX_S, connect=CONNECT_MAX_S),
+            headers={} if self._through_proxies else {"Accept-Encoding": "identity"},
             trust_env=self._through_proxies,
             verify=self.url.startswith("https:"),  # loading certificates costs more than a plain call
         )

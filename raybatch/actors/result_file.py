@@ -22,15 +22,11 @@ class Kind(StrEnum):
     ALL = "all"
 
 
-def result_format(out: Path, kind: Kind) -> str:
-    """Raises OperatorError when the name's ending says no format, or one that has no such ``kind``."""
+def result_format(out: Path) -> str:
+    """Raises OperatorError when the name's ending says no format."""
     shape = FORMATS.get(out.suffix.lower())
     if shape is None:
         raise OperatorError(f"'{out}' does not say which format: end it in one of {', '.join(FORMATS)}")
-    if shape != "jsonl" and kind is not Kind.ALL:
-        raise OperatorError(
-            f"{shape} files hold all rows, and --kind {kind} is for .jsonl: filter on status_code"
-        )
     return shape
 
 

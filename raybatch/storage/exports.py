@@ -7,22 +7,48 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raybatch.core.model import PartFile
 from raybatch.storage.atomic import atomic_file
-from raybatch.storage.merge import Kind, merged_batches
+from raybatch.storage.merge import Kind, Wanted, merged_batches
 from raybatch.storage.parts import SCHEMA, parquet_writer
 
 PIECE_BYTES_MIN = 64 << 10  #: smaller pieces cost the HTTP server more than they carry
 PIECE_BYTES_MAX = 1 << 20
+MARK_EVERY_BYTES = 1 << 20  #: marks of a file of 8 GB take half a megabyte
 
 TABLE_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in ("line", "position")])
+
+
+class Marks:
+    """Where in one JSONL file some of its rows end: learned by whoever reads it, so that a later reader may
+    begin in the middle. For a file that does not change; any number of threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._ends = [0]  #: ascending
+        self._indices: list[int | None] = [None]  #: of the row that ends there
+        self._adding = Lock()
+
+    def before(self, start: int) -> tuple[int, int | None]:
+        """The last known end at or before ``start``, and the index of the row that ends there."""
+        place = bisect_right(self._ends, start, hi=len(self._indices)) - 1
+        return self._ends[place], self._indices[place]
+
+    def add(self, end: int, index: int) -> None:
+        """Noted when it is far enough behind the last one."""
+        with self._adding:
+            if end >= self._ends[-1] + MARK_EVERY_BYTES:
+                self._ends.append(end)
+                self._indices.append(index)
 
 
 def jsonl(
@@ -32,30 +58,58 @@ def jsonl(
     *,
     start: int = 0,
     stop: int | None = None,
-    after_index: int | None = None,
-) -> Iterator[bytes]:
+    marks: Marks | None = None,
+    wanted: Wanted | None = None,
+) -> Generator[bytes]:
     """Bytes ``start`` to ``stop`` (exclusive) of the file of ``kind``: each row's line and a newline.
 
     The whole file is as long as the parts' tallies say. Pieces have 64 KiB to 1 MiB, the last may be less.
+    Reading begins at the last of ``marks`` (of this very file) before ``start``; what lies between is read
+    and measured, and not copied.
     """
-    batches = merged_batches(home, parts, ["line"], kind, after_index)
+    marks = marks or Marks()
+    position, after_index = marks.before(start)
+    batches = merged_batches(home, parts, ["index", "line"], kind, after_index, wanted=wanted)
     with closing(batches):
-        yield from _pieces(_window(map(_line_bytes, batches), start, stop))
+        yield from _pieces(_window(batches, marks, position, start, stop))
 
 
-def csv(home: Path, parts: Sequence[PartFile], after_index: int | None = None) -> Iterator[bytes]:
-    """All columns but ``line`` and ``position`` after RFC 4180, with a header row; null is an empty field."""
-    batches = merged_batches(home, parts, TABLE_SCHEMA.names, after_index=after_index)
+def csv(
+    home: Path, parts: Sequence[PartFile], kind: Kind = "all", wanted: Wanted | None = None
+) -> Generator[bytes]:
+    """All columns but ``line`` and ``position`` after RFC 4180, with a header row; null is an empty field.
+
+    Texts are given as they are: a spreadsheet takes one that begins with ``=``, ``+``, ``-`` or ``@`` for a
+    formula.
+    """
+    batches = merged_batches(home, parts, TABLE_SCHEMA.names, kind, wanted=wanted)
     with closing(batches):
         yield from _pieces(_csv_rows(batches))
 
 
-def parquet(home: Path, parts: Sequence[PartFile], out: Path, after_index: int | None = None) -> None:
+def parquet(
+    home: Path, parts: Sequence[PartFile], out: Path, kind: Kind = "all", wanted: Wanted | None = None
+) -> None:
     """The same columns as one Parquet file at ``out``, which is there whole or not at all."""
-    batches = merged_batches(home, parts, TABLE_SCHEMA.names, after_index=after_index)
+    batches = merged_batches(home, parts, TABLE_SCHEMA.names, kind, wanted=wanted)
     with closing(batches), atomic_file(out) as temporary, parquet_writer(temporary, TABLE_SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
+
+
+def _window(
+    batches: Iterable[pa.RecordBatch], marks: Marks, position: int, start: int, stop: int | None
+) -> Iterator[memoryview]:
+    """The bytes from ``start`` to ``stop`` of lines that begin at ``position``; no further is read."""
+    for batch in batches:
+        end = position + (pc.sum(pc.binary_length(batch["line"])).as_py() or 0) + batch.num_rows
+        if end > start:
+            until = None if stop is None else max(0, stop - position)
+            yield _line_bytes(batch)[max(0, start - position) : until]
+        marks.add(end, batch["index"][-1].as_py())
+        if stop is not None and end >= stop:
+            return
+        position = end
 
 
 def _line_bytes(batch: pa.RecordBatch) -> memoryview:
@@ -86,18 +140,6 @@ def _csv_column(column: pa.Array) -> list[object]:
         ]
     values: list[object] = column.to_pylist()
     return values
-
-
-def _window(buffers: Iterable[memoryview], start: int, stop: int | None) -> Iterator[memoryview]:
-    """The bytes of ``buffers`` from ``start`` to ``stop``, reading no further than needed."""
-    position = 0
-    for buffer in buffers:
-        end = position + len(buffer)
-        if end > start:
-            yield buffer[max(0, start - position) : None if stop is None else max(0, stop - position)]
-        if stop is not None and end >= stop:
-            return
-        position = end
 
 
 def _pieces(buffers: Iterable[memoryview]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ raises Corrupt and is not served.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +25,7 @@ from raybatch.errors import Corrupt
 from raybatch.storage.parts import sound_part
 
 Kind = Literal["all", "output", "error"]
+Wanted = Callable[[PartFile, Any], Any]  #: of a file and some of its positions: which of them, as booleans
 
 LOADED_BYTES_MAX = 16 << 20  #: decoded rows held at once, shared by all files
 READ_AHEAD_BYTES = 256 << 10  #: of each column of each file; without it Arrow reads whole column chunks
@@ -37,22 +38,32 @@ def merged_batches(
     kind: Kind = "all",
     after_index: int | None = None,
     rows_per_batch: int = 5_000,
+    wanted: Wanted | None = None,
 ) -> Generator[pa.RecordBatch]:
     """The rows of ``parts`` by ``index``, as record batches of ``columns``, at most ``rows_per_batch`` each.
 
     ``kind`` keeps the completed ("output") or the failed ("error") rows; those up to ``after_index`` are left
-    out. All files are opened at the first step, so they stay readable when compaction removes them meanwhile;
-    they are closed at the end, or when the iterator is closed. Raises Corrupt naming the file.
+    out, and those not ``wanted``. All files are opened at the first step, so they stay readable when
+    compaction removes them meanwhile; they are closed at the end, or when the iterator is closed. Raises
+    Corrupt naming the file.
     """
+    bytes_max = LOADED_BYTES_MAX // max(1, len(parts))
     with ExitStack() as open_files:
         runs = []
         for part in parts:
             file = open_files.enter_context(_opened(home, part))
-            rows = _Rows(part, columns, kind, after_index, LOADED_BYTES_MAX // len(parts), rows_per_batch)
+            rows = _Rows(part, columns, kind, after_index, wanted, bytes_max, rows_per_batch)
             runs.append(_Run(rows.lowest(file), rows.read(file)))
         for batch in _in_order(runs):
             for first in range(0, batch.num_rows, rows_per_batch):
                 yield batch.slice(first, rows_per_batch).select(columns)
+
+
+def positions(home: Path, part: PartFile) -> Any:
+    """The positions of the rows in a file that count, as an array. Raises Corrupt naming the file."""
+    with _opened(home, part) as file, _corrupt_names(part):
+        found = file.read(["position"], use_threads=False)["position"].to_numpy()
+    return found[~np.isin(found, part.masked)] if part.masked else found
 
 
 def _in_order(runs: Sequence[_Run]) -> Iterator[pa.RecordBatch]:
@@ -123,6 +134,7 @@ class _Rows:
     columns: Sequence[str]
     kind: Kind
     after_index: int | None
+    wanted: Wanted | None
     bytes_max: int
     rows_max: int
 
@@ -155,7 +167,8 @@ class _Rows:
 
     def _needed(self) -> list[str]:
         """The columns asked for, and those that order and filter."""
-        filters = ["status_code"] * (self.kind != "all") + ["position"] * bool(self.part.masked)
+        by_position = bool(self.part.masked) or self.wanted is not None
+        filters = ["status_code"] * (self.kind != "all") + ["position"] * by_position
         return list(dict.fromkeys(["index", *filters, *self.columns]))
 
     def _rows_at_once(self, footer: pq.FileMetaData) -> int:
@@ -182,10 +195,12 @@ class _Rows:
         if self.kind != "all":
             completed = pc.fill_null(pc.less(batch["status_code"], 400), False)
             keep.append(completed if self.kind == "output" else pc.invert(completed))
+        if self.wanted is not None:
+            keep.append(pa.array(self.wanted(self.part, batch["position"].to_numpy())))
         for mask in keep[1:]:
             keep[0] = pc.and_(keep[0], mask)
-        wanted = batch.filter(keep[0]) if keep else batch
-        return wanted.select(list(dict.fromkeys(["index", *self.columns])))
+        kept = batch.filter(keep[0]) if keep else batch
+        return kept.select(list(dict.fromkeys(["index", *self.columns])))
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def _batch_row(batch: Batch) -> dict[str, Any]:
         "prompt_tokens": tally.usage.prompt_tokens,
         "completion_tokens": tally.usage.completion_tokens,
         "cached_tokens": tally.usage.cached_tokens,
-        "expires_at": batch.created_at + batch.completion_window_s,
+        "expires_at": batch.expires_at,
         "paused": batch.active and batch.paused_at is not None,
         "errors": json.dumps([asdict(error) for error in batch.errors]) if batch.errors else None,
         "metadata": None if batch.metadata is None else json.dumps(batch.metadata),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from typing import Any
 
-import duckdb
 import httpx2
 import openai
 import pytest
@@ -74,6 +71,7 @@ async def test_a_batch_object_shows_its_pace_under_our_own_key(
     assert shown == {
         "tenant": "default",
         "priority": 0,
+        "validation": "strict",
         "round": 1,
         "paused": False,
         "rows_per_s": 2.0,
@@ -164,7 +162,7 @@ async def test_lists_page_newest_first(client: AsyncOpenAI) -> None:
 async def test_an_unknown_batch_is_not_found_in_the_same_words_everywhere(
     http: httpx2.AsyncClient,
 ) -> None:
-    calls = [("GET", ""), ("GET", "/results"), ("GET", "/failed"), ("GET", "/logs")]
+    calls = [("GET", ""), ("GET", "/results"), ("GET", "/failed"), ("GET", "/logs"), ("GET", "/events")]
     calls += [("POST", f"/{verb}") for verb in ("cancel", "pause", "resume", "retry")]
     for method, tail in calls:
         answer = await http.request(method, f"/v1/batches/batch_none{tail}")
@@ -216,70 +214,6 @@ async def test_a_create_sent_again_answers_the_first_batch(
     assert answer.status_code == 400
 
 
-# -- results while running -----------------------------------------------------------------------------------
-
-
-async def test_results_can_be_read_while_the_batch_runs(
-    client: AsyncOpenAI, http: httpx2.AsyncClient, scheduler: LocalScheduler
-) -> None:
-    lines = [request(f"r{i}", **({"fail": True} if i % 2 else {})) for i in range(40)]
-    expected = [output_line(i, line) for i, line in enumerate(lines)]
-    batch = await begin(client, jsonl(*lines))
-    url = f"/v1/batches/{batch.id}/results"
-    assert (await http.get(url)).content == b""
-
-    scheduler.run_chores()
-    scheduler.run_rows(16)
-    answer = await http.get(url)
-    assert answer.content == b"".join(expected[:16:2])
-    assert answer.headers["content-length"] == str(len(answer.content))
-    assert (await http.get(url, params={"kind": "error"})).content == b"".join(expected[1:16:2])
-    everything = await http.get(url, params={"kind": "all", "after": 9})
-    assert everything.content == b"".join(expected[10:16])
-
-    scheduler.run_rows(24)
-    assert (await http.get(url, params={"kind": "all"})).content == b"".join(expected)
-
-
-async def test_results_come_as_tables_with_every_finished_row(
-    client: AsyncOpenAI, http: httpx2.AsyncClient, scheduler: LocalScheduler, home: Home
-) -> None:
-    batch = await begin(client, jsonl(*MIXED))
-    scheduler.run_chores()
-    scheduler.run_rows(10)
-    url = f"/v1/batches/{batch.id}/results"
-    uploads = blobs(home)
-
-    table = await http.get(url, params={"format": "csv", "after": 0})
-    rows = list(csv.DictReader(io.StringIO(table.text)))
-    assert [row["index"] for row in rows] == [str(i) for i in range(1, 10)]
-    assert rows[0]["error_code"] == "nope"
-
-    parquet = await http.get(url, params={"format": "parquet"})
-    path = home.root / "downloaded.parquet"
-    path.write_bytes(parquet.content)
-    count = duckdb.sql(f"SELECT count(*), count(text) FROM '{path}'").fetchone()
-    assert count == (10, 7)
-    assert blobs(home) == uploads  # the file it was sent from is gone
-
-    answer = await http.get(url, params={"format": "csv", "kind": "error"})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "kind")
-
-
-async def test_a_damaged_part_is_an_error_and_never_a_short_answer(
-    client: AsyncOpenAI, http: httpx2.AsyncClient, scheduler: LocalScheduler, home: Home
-) -> None:
-    batch = await begin(client, some(3))
-    scheduler.run_chores()
-    scheduler.run_rows(3)
-    (part,) = (home.root / "results").glob("*/*.parquet")
-    part.write_bytes(part.read_bytes()[:-100])
-    answer = await http.get(f"/v1/batches/{batch.id}/results")
-    assert answer.status_code == 500
-    assert str(home.root) not in answer.text
-    assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
-
-
 # -- file and batch in one request ---------------------------------------------------------------------------
 
 
@@ -316,7 +250,7 @@ async def test_the_estimate_is_by_measured_pace_and_shares_with_what_runs_alread
     scheduler.run_chores()
 
     (running,) = (batch for batch in scheduler.batches() if batch.batch_id == first["id"])
-    scheduler.measure(rows_per_s=50.0, tokens_per_s=50.0 * running.expected_row_tokens)
+    scheduler.measure(rows_per_s=50.0, tokens_per_s=50.0 * running.by_model[0].expected_row_tokens)
     file = await client.files.create(file=("in.jsonl", some(300)), purpose="batch")
     small = await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     estimate: Any = small.to_dict()["raybatch"]

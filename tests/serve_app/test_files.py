@@ -17,7 +17,8 @@ from raybatch.storage.blobs import BlobWriter
 from serve_app.app import build_app
 from serve_app.multipart import MultipartReader, PartBegun, PartBytes
 from tests.serve_app.local_scheduler import LocalScheduler, blobs
-from tests.serve_app.requests import CHAT, some
+from tests.serve_app.requests import CHAT, output_line, some
+from tests.serve_app.requests import request as request_line
 
 FORM = b"""--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r
 --x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n%s\r\n--x--\r\n"""
@@ -33,9 +34,7 @@ async def test_an_upload_comes_back_byte_for_byte_until_it_is_deleted(
     assert (created.bytes, created.filename, created.purpose) == (len(content), "a b.jsonl", "batch")
     assert created.status == "processed"
     assert await client.files.retrieve(created.id) == created
-    answer = await client.files.with_raw_response.content(created.id)
-    assert answer.headers["content-length"] == str(len(content))
-    assert answer.content == content
+    assert (await client.files.content(created.id)).content == content
 
     assert (await client.files.delete(created.id)).deleted
     with pytest.raises(openai.NotFoundError) as gone:
@@ -70,6 +69,124 @@ async def test_lists_page_through_every_file_once(client: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await client.files.list(limit=0)
     assert refused.value.param == "limit"
+
+
+# -- downloads -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["upload", "output"])
+async def content_url(
+    request: pytest.FixtureRequest, client: AsyncOpenAI, scheduler: LocalScheduler
+) -> tuple[str, bytes]:
+    """Where a file's bytes are, and what they are."""
+    file = await client.files.create(file=("a.jsonl", some(40)), purpose="batch")
+    if request.param == "upload":
+        return f"/v1/files/{file.id}/content", some(40)
+    batch = await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    scheduler.run_chores()
+    for _ in range(2):
+        scheduler.run_rows(20)
+    lines = [output_line(i, request_line(f"r{i}")) for i in range(40)]
+    file_id = (await client.batches.retrieve(batch.id)).output_file_id
+    return f"/v1/files/{file_id}/content", b"".join(lines)
+
+
+async def test_a_download_announces_its_bytes_and_head_does_too(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes]
+) -> None:
+    url, content = content_url
+    for method, body in (("GET", content), ("HEAD", b"")):
+        answer = await http.request(method, url, headers={"Accept-Encoding": "identity"})
+        assert (answer.status_code, answer.content) == (200, body)
+        assert answer.headers["content-length"] == str(len(content))
+        assert (answer.headers["accept-ranges"], answer.headers["vary"]) == ("bytes", "Accept-Encoding")
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=100-2999", 100, 2999),
+        ("Bytes = 3000-", 3000, -1),
+        ("bytes=-7", -7, -1),
+        ("bytes=5-99999999999", 5, -1),
+        ("bytes=-99999999999", 0, -1),
+    ],
+)
+async def test_a_range_is_those_very_bytes(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes], asked: str, first: int, last: int
+) -> None:
+    url, content = content_url
+    first, last = first % len(content), last % len(content)
+    answer = await http.get(url, headers={"Range": asked, "Accept-Encoding": "gzip"})
+    assert (answer.status_code, answer.content) == (206, content[first : last + 1])
+    assert answer.headers["content-range"] == f"bytes {first}-{last}/{len(content)}"
+    assert answer.headers["content-length"] == str(last + 1 - first)
+    assert "content-encoding" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "asked", ["bytes=0-1,4-5", "bytes=5-3", "bytes=-", "bytes=", "lines=1-2", "bytes=a-b", "bytes=1", "é"]
+)
+async def test_what_is_not_one_range_gets_the_whole_file(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes], asked: str
+) -> None:
+    url, content = content_url
+    answer = await http.get(url, headers={"Range": asked.encode()})
+    assert (answer.status_code, answer.content) == (200, content)
+    assert "content-range" not in answer.headers
+
+
+@pytest.mark.parametrize("asked", ["bytes=%d-", "bytes=%d-99999999", "bytes=-0"])
+async def test_a_range_behind_the_end_is_refused_with_the_length(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes], asked: str
+) -> None:
+    url, content = content_url
+    answer = await http.get(url, headers={"Range": asked % len(content) if "%d" in asked else asked})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{len(content)}")
+    assert answer.json()["error"]["param"] == "Range"
+    assert answer.headers["x-request-id"]
+
+
+async def test_a_client_that_has_the_file_is_told_so_and_one_that_has_another_gets_the_whole(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes]
+) -> None:
+    url, content = content_url
+    etag = (await http.get(url, headers={"Accept-Encoding": "identity"})).headers["etag"]
+    same = {"Accept-Encoding": "identity"}
+    for known in (etag, f'"other", W/{etag}', "*"):
+        answer = await http.get(url, headers=same | {"If-None-Match": known})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+        assert answer.headers["x-request-id"]
+    assert (await http.get(url, headers=same | {"If-None-Match": '"other"'})).status_code == 200
+
+    ranged = {"Range": "bytes=1-2"}
+    assert (await http.get(url, headers=ranged | {"If-Range": etag})).status_code == 206
+    for other in ('"other"', f"W/{etag}", "Wed, 21 Oct 2015 07:28:00 GMT"):
+        answer = await http.get(url, headers=ranged | {"If-Range": other})
+        assert (answer.status_code, answer.content) == (200, content)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [("gzip", "gzip"), ("br, *;q=0.1", "gzip"), ("gzip;q=0, *", None), ("gzip; q=0.000", None), ("br", None)],
+)
+async def test_whole_files_are_compressed_for_those_who_take_it(
+    http: httpx2.AsyncClient, content_url: tuple[str, bytes], accepted: str, coding: str | None
+) -> None:
+    url, content = content_url
+    answer = await http.get(url, headers={"Accept-Encoding": accepted})
+    assert (answer.headers.get("content-encoding"), answer.content) == (coding, content)
+    assert ("content-length" in answer.headers) == (coding is None)
+    known = await http.get(
+        url, headers={"Accept-Encoding": accepted, "If-None-Match": answer.headers["etag"]}
+    )
+    assert known.status_code == 304
+    plain = await http.head(url, headers={"Accept-Encoding": "identity"})
+    assert (plain.headers["etag"] == answer.headers["etag"]) == (coding is None)
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"PK\x03\x04zip\n{}\n", b"\xff\xfe{\x00}\x00", b"{"])

@@ -6,14 +6,25 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybatch.core.model import PartFile, ResultRow, Tally
-from raybatch.storage.exports import PIECE_BYTES_MAX, PIECE_BYTES_MIN, TABLE_SCHEMA, csv, jsonl, parquet
+from raybatch.storage import exports, merge
+from raybatch.storage.exports import (
+    PIECE_BYTES_MAX,
+    PIECE_BYTES_MIN,
+    TABLE_SCHEMA,
+    Marks,
+    csv,
+    jsonl,
+    parquet,
+)
 from raybatch.storage.parts import write_part
 
 NAUGHTY = [
@@ -89,7 +100,11 @@ def test_the_files_are_the_lines_in_input_order_and_as_long_as_the_tally_says(tm
     assert (len(output), len(error)) == (tally(rows).output_bytes, tally(rows).error_bytes)
     start, stop = sorted(cuts)
     assert b"".join(jsonl(home, parts, "output", start=start, stop=stop)) == output[start:stop]
-    assert b"".join(jsonl(home, parts, "output", start=start)) == output[start:]
+    marks = Marks()
+    with patch.object(exports, "MARK_EVERY_BYTES", 1), patch.object(merge, "LOADED_BYTES_MAX", 1):
+        for first, last in ((start, stop), (0, None), (stop, None), (start, stop)):
+            found = b"".join(jsonl(home, parts, "output", start=first, stop=last, marks=marks))
+            assert found == output[first:last]
 
 
 def test_pieces_are_neither_too_small_nor_too_large(tmp_path):
@@ -139,15 +154,38 @@ def test_parquet_holds_the_same_table_and_is_replaced_whole(tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_every_export_goes_on_after_a_cursor(tmp_path):
-    rows = [result_row(i, 200, str(i), b"%d" % i) for i in range(10)]
+@pytest.mark.parametrize(("kind", "kept"), [("all", [5, 8, 9]), ("output", [5, 9]), ("error", [8])])
+def test_every_format_has_the_wanted_rows_of_the_wanted_kind(tmp_path, kind, kept):
+    rows = [result_row(i, 200 if i % 2 else 400, str(i), b"%d" % i) for i in range(10)]
     parts = in_two_parts(tmp_path, rows)
+    out = tmp_path / "rest.parquet"
 
-    parquet(tmp_path, parts, tmp_path / "rest.parquet", after_index=7)
+    def wanted(part, positions):
+        return np.isin(positions, [5, 8, 9])
 
-    assert b"".join(jsonl(tmp_path, parts, "all", after_index=7)) == b"8\n9\n"
-    assert b"".join(csv(tmp_path, parts, after_index=8)).count(b"\r\n") == 2
-    assert pq.read_table(tmp_path / "rest.parquet")["index"].to_pylist() == [8, 9]
+    parquet(tmp_path, parts, out, kind, wanted)
+
+    assert b"".join(jsonl(tmp_path, parts, kind, wanted=wanted)) == b"".join(b"%d\n" % i for i in kept)
+    text = b"".join(csv(tmp_path, parts, kind, wanted)).decode()
+    assert [int(row["index"]) for row in csv_format.DictReader(io.StringIO(text))] == kept
+    assert pq.read_table(out)["index"].to_pylist() == kept
+
+
+def test_a_range_read_again_passes_over_no_more_than_lies_since_the_last_mark(tmp_path):
+    rows = [result_row(i, 200, None, b"%0999d" % i) for i in range(30_000)]
+    parts = in_two_parts(tmp_path, rows)
+    marks, passed = Marks(), []
+
+    def counted(part, positions):
+        passed.append(len(positions))
+        return np.ones(len(positions), bool)
+
+    for _ in range(2):
+        passed.clear()
+        start, stop = 29_000_000, 29_001_500
+        found = b"".join(jsonl(tmp_path, parts, "all", start=start, stop=stop, marks=marks, wanted=counted))
+        assert found == b"%0999d\n" % 29_000 + (b"%0999d" % 29_001)[:500]
+    assert 0 < sum(passed) < 12_000
 
 
 @pytest.mark.parametrize("kind", ["all", "output", "error"])
