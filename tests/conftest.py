@@ -1,10 +1,10 @@
-"""What all tests share: no deadlines on a busy machine, and skips that cannot hide."""
+"""What all tests share: no deadlines on a busy machine, skips that cannot hide, and one cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from typing import TypeVar
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -12,10 +12,29 @@ from hypothesis import settings
 settings.register_profile("raybatch", deadline=None)
 settings.load_profile("raybatch")
 
+if TYPE_CHECKING:
+    from jobs.echo_cluster import EchoCluster
+
 SKIPS_FORBIDDEN = os.environ.get("RAYBATCH_FORBID_SKIPS", "0") not in ("", "0")
 
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    given = os.environ.get("RAYBATCH_COMPAT_URL") or None
+    parser.addoption("--url", default=given, help="the running server that tests/compat speaks to")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[EchoCluster]:
+    """A real cluster for every test that leaves it whole: one engine, as fast as a small model, the dashboard
+    as on a desktop.
+    """
+    from jobs.echo_cluster import echo_cluster  # Ray takes seconds, which only these tests should pay
+
+    with echo_cluster("ray.dashboard=true", rows_per_s=1000) as cluster:
+        yield cluster
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Real clusters. Tests that leave one whole share it; the others start their own."""
+"""The client of the cluster that is shared. Tests that do not leave one whole start their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from collections.abc import Iterator
 import pytest
 from openai import OpenAI
 
-from jobs.echo_cluster import EchoCluster, echo_cluster
-
-
-@pytest.fixture(scope="session")
-def shared() -> Iterator[EchoCluster]:
-    """One engine, as fast as a small model, the dashboard as on a desktop."""
-    with echo_cluster("ray.dashboard=true", rows_per_s=1000) as cluster:
-        yield cluster
+from jobs.echo_cluster import EchoCluster
 
 
 @pytest.fixture
