@@ -1,7 +1,7 @@
-"""How fast, beside what one would use otherwise: ``python -m jobs.benchmark parity`` and ``sharing``.
+"""How fast, beside what one would use otherwise: ``python -m jobs.benchmark parity``, ``intake`` and so on.
 
-Each figure is a ratio within one run of the command, for machines are shared and noisy. Both commands start
-what they measure and remove it afterwards.
+Each figure is a ratio within one run of the command, for machines are shared and noisy. Every command starts
+what it measures and removes it afterwards.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
-from jobs import plots, tables
 from jobs import sharing as shared
 from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
@@ -84,6 +84,43 @@ def sharing(
     _write(report, json_path)
     if plot_path is not None:
         plots.sharing(done, report["ratio"], plot_path)
+
+
+@app.command()
+def intake(
+    lines: Annotated[int, typer.Option(min=1)] = 50_000,
+    line_bytes: Annotated[int, typer.Option(min=150, help="Of each line, about.")] = 4_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """From an upload's first byte to the running batch, ÷ one json.loads of every line; and memory."""
+    with echo_cluster(*(assignments or ())) as cluster:
+        done = intake_speed.measure(cluster, lines, line_bytes, rounds, Console(stderr=True).print)
+    report = intake_speed.report(done)
+    Console().print(tables.intake(done, report["ratio"]))
+    _write(report, json_path)
+    if plot_path is not None:
+        plots.intake(done, plot_path)
+
+
+@app.command()
+def results(
+    rows: Annotated[int, typer.Option(min=1, help="Of each batch.")] = 50_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """From the last row to the completed batch; download beside a static file's, SQL beside DuckDB's."""
+    with echo_cluster(*(assignments or ())) as cluster:
+        done = result_speed.measure(cluster, rows, rounds, Console(stderr=True).print)
+    report = result_speed.report(done)
+    Console().print(tables.results(done, report))
+    _write(report, json_path)
+    if plot_path is not None:
+        plots.results(done, plot_path)
 
 
 def _write(report: dict[str, Any], path: Path | None) -> None:

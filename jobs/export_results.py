@@ -14,7 +14,7 @@ from raybatch.actors.result_file import Kind, result_format, write_whole
 def main(
     batch_id: Annotated[str, typer.Argument(metavar="BATCH")],
     to: Annotated[Path, typer.Option(help="PATH.jsonl, PATH.csv or PATH.parquet.")],
-    kind: Annotated[Kind, typer.Option(help="Answered rows, failed rows, or all (JSONL only).")] = Kind.ALL,
+    kind: Annotated[Kind, typer.Option(help="Answered rows, failed rows, or all.")] = Kind.ALL,
     home: HomeOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -23,7 +23,7 @@ def main(
 
     Of a batch that still runs these are the rows so far.
     """
-    shape = result_format(to, kind)
+    shape = result_format(to)
     connection = reach(home, url, api_key)
     status = connection.batch(batch_id)["status"]
     with connection.download(f"/v1/batches/{batch_id}/results", format=shape, kind=kind.value) as pieces:

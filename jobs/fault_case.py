@@ -118,7 +118,7 @@ class Story:
         ran_again = patient(lambda: self.cluster.sql(trial.batch_id, counted))[0]["rows"]
         least, most = again
         self.expect(least <= ran_again <= most, f"{ran_again} rows were leased again, not {least} to {most}")
-        redone = begun_rows(self.cluster) - self.begun_before - committed(ended)
+        redone = max(0, begun_rows(self.cluster) - self.begun_before - committed(ended))
         self.expect(redone <= redone_max, f"{redone} rows were begun again, more than {redone_max}")
         return Outcome(
             self.fault,

@@ -59,7 +59,7 @@ def main(
 
 def measure(cluster: EchoCluster, rows: int) -> Run:
     """From the upload to the last byte of the download."""
-    with _sampled(cluster.home) as peaks:
+    with sampled(cluster.home) as peaks:
         verdict = Trial(cluster, requests(rows)).verdict()
     if not verdict.clean:
         raise AssertionError(f"a batch of {rows} rows went wrong: {verdict.faults}")
@@ -67,7 +67,8 @@ def measure(cluster: EchoCluster, rows: int) -> Run:
 
 
 @contextmanager
-def _sampled(home: Home) -> Iterator[dict[str, Peak]]:
+def sampled(home: Home) -> Iterator[dict[str, Peak]]:
+    """The peak of each role until the block ends."""
     peaks: dict[str, Peak] = defaultdict(Peak)
     over = threading.Event()
 

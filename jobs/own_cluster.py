@@ -59,6 +59,7 @@ class OwnCluster:
     def close(self) -> None:
         """Stop it and remove all that it wrote. Raises OperatorError when a process outlives that."""
         self._http.close()
+        self._connection.close()
         self.down(now=True)
         if left := processes(self.home):
             raise OperatorError(f"still there after down: {left}; logs: {self.home.logs}")
@@ -75,6 +76,12 @@ class OwnCluster:
     def post(self, path: str, **content: Any) -> Any:
         """As ``get``; ``content`` as httpx takes it."""
         answer = self._http.post(path, **content)
+        answer.raise_for_status()
+        return answer.json()
+
+    def delete(self, path: str) -> Any:
+        """As ``get``."""
+        answer = self._http.delete(path)
         answer.raise_for_status()
         return answer.json()
 
@@ -117,9 +124,7 @@ class OwnCluster:
 
     def sql(self, batch_id: str, text: str) -> list[Json]:
         """What a statement over the views of one batch's Parquet files answers."""
-        rows = self._rows(batch_id)
-        files = BatchFiles(rows.batch, None, rows.visible(), rows.parts if rows.redrives else ())
-        with open_sql(self.home.root, Manifest((files,))) as con:
+        with open_sql(self.home.root, self._manifest(batch_id)) as con:
             found: list[Json] = query(con, text).to_pylist()
         return found
 
@@ -131,6 +136,25 @@ class OwnCluster:
     def admin(self, path: str) -> Any:
         """What the operator's door answers, such as "overview" or "log". Raises RaybatchError."""
         return self._connection.admin("GET", f"/admin/{path}")
+
+    def pause(self, on: bool) -> None:
+        """Start no new row of any batch, or go on. Raises RaybatchError."""
+        self._connection.admin("POST", "/admin/pause", {"on": on})
+
+    def sql_s(self, batch_id: str, text: str) -> float:
+        """How long a statement over the views of one batch takes, once they are open."""
+        with open_sql(self.home.root, self._manifest(batch_id)) as con:
+            started_mono = time.monotonic()
+            query(con, text)
+            return time.monotonic() - started_mono
+
+    def part_paths(self, batch_id: str) -> list[Path]:
+        """The Parquet files that hold a batch's rows."""
+        return [self.home.root / part.path for part in self._rows(batch_id).parts]
+
+    def _manifest(self, batch_id: str) -> Manifest:
+        rows = self._rows(batch_id)
+        return Manifest((BatchFiles(rows.batch, None, rows.visible(), rows.parts if rows.redrives else ()),))
 
     def _rows(self, batch_id: str) -> BatchRows:
         known = msgspec.convert(self.admin("manifest"), tuple[BatchRows, ...])

@@ -6,9 +6,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from jobs import intake_speed, result_speed
+from jobs.memory import MIB
 from jobs.runs import STEADY, Ratio, Run
 from jobs.sharing import Round
 
+GROWTH_MAX_MIB: Final = 100
+COMPLETED_MAX_S: Final = 1.0
 COLOURS: Final = ("#1f77b4", "#d95f02")
 
 
@@ -64,4 +68,43 @@ def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
         axes.set_title(
             f"the {who} batch; {name} {told.median:.3f} ({told.low:.3f} to {told.high:.3f})", fontsize=10
         )
+    figure.savefig(path, dpi=120)
+
+
+def intake(rounds: list[intake_speed.Round], path: Path) -> None:
+    """One bar a round and way: what it took of the goal, twice a pass of json.loads."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    times, memory = figure.subplots(1, 2, width_ratios=(3, 2))
+    for round_ in rounds:
+        place = round_.number
+        times.bar(place - 0.2, round_.loads_s, 0.36, color=COLOURS[1])
+        times.bar(place + 0.2, round_.upload_s, 0.36, color=COLOURS[0], alpha=0.5)
+        times.bar(place + 0.2, round_.validate_s, 0.36, bottom=round_.upload_s, color=COLOURS[0])
+        memory.bar(place, sum(round_.growth_bytes.values()) / MIB, 0.5, color=COLOURS[0])
+    times.legend(["json.loads", "upload", "create to in_progress"], frameon=False)
+    times.set(xlabel="round", ylabel="seconds")
+    memory.axhline(GROWTH_MAX_MIB, color="grey", linestyle=":")
+    memory.set(xlabel="round", ylabel="MiB that the processes grow by; dotted: the limit")
+    figure.suptitle(f"{rounds[0].lines:,} lines, {rounds[0].size_bytes / MIB:,.0f} MiB", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def results(rounds: list[result_speed.Round], path: Path) -> None:
+    """Left: seconds until completed; right: each reading beside its peer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    ended, reading = figure.subplots(1, 2, width_ratios=(2, 3))
+    for round_ in rounds:
+        ended.bar(round_.number, round_.completed_after_s, 0.5, color=COLOURS[0])
+        for pair, (mine_s, peer_s) in enumerate(
+            ((round_.download_s, round_.static_s), (round_.sql_s, round_.straight_s))
+        ):
+            reading.plot((2 * pair, 2 * pair + 1), (mine_s, peer_s), color=COLOURS[pair], marker="o")
+    ended.axhline(COMPLETED_MAX_S, color="grey", linestyle=":")
+    ended.set(xlabel="round", ylabel="seconds from last row to completed; dotted: the limit")
+    reading.set_xticks(range(4), ["download", "static file", "SQL", "DuckDB"])
+    reading.set(ylabel="seconds", ylim=(0, None))
     figure.savefig(path, dpi=120)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from rich.table import Table
 
+from jobs import intake_speed, result_speed
+from jobs.memory import MIB
 from jobs.runs import Ratio, Run
 from jobs.sharing import Round
 
@@ -23,6 +26,34 @@ def sharing(rounds: list[Round], ratios: Mapping[str, Ratio]) -> Table:
     for round_ in rounds:
         times = (round_.small_alone_s, round_.small_beside_s, round_.large_alone_s, round_.both_s)
         table.add_row(f"round {round_.number + 1}", *(f"{seconds:.2f}" for seconds in times))
+    table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
+    return table
+
+
+def intake(rounds: list[intake_speed.Round], ratios: Mapping[str, Ratio]) -> Table:
+    table = Table("seconds", "json.loads", "upload", "create to in_progress", "growth MiB", title="intake")
+    for round_ in rounds:
+        times = (round_.loads_s, round_.upload_s, round_.validate_s)
+        growth = sum(round_.growth_bytes.values()) / MIB
+        table.add_row(f"round {round_.number + 1}", *(f"{seconds:.2f}" for seconds in times), f"{growth:.0f}")
+    table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
+    return table
+
+
+def results(rounds: list[result_speed.Round], report: Mapping[str, Any]) -> Table:
+    table = Table(
+        "seconds", "last row to completed", "download", "static file", "SQL", "DuckDB", title="results"
+    )
+    for round_ in rounds:
+        times = (
+            round_.completed_after_s,
+            round_.download_s,
+            round_.static_s,
+            round_.sql_s,
+            round_.straight_s,
+        )
+        table.add_row(f"round {round_.number + 1}", *(f"{seconds:.3f}" for seconds in times))
+    ratios = {"completed after s": report["completed_after_s"], **report["ratio"]}
     table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
     return table
 
