@@ -5,16 +5,14 @@ Refuses to know who owns an upload or whether it is still wanted: the ledger doe
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from raybatch.crash_points import crash_point
 from raybatch.errors import NotFound, RaybatchError
-from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, temporary_beside, written_before
+from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, written_before
+from raybatch.storage.hashed_file import HashedFile
 
 FILE_ID = re.compile(r"file-[A-Za-z0-9]+")
 
@@ -80,25 +78,12 @@ def _unwanted(name: str, keep: Callable[[str], bool]) -> bool:
     return FILE_ID.fullmatch(name) is not None and not keep(name)
 
 
-class BlobWriter:
-    """One upload on its way to disk. Leaving the block without ``commit`` removes every trace of it."""
+class BlobWriter(HashedFile):
+    """One upload on its way to disk."""
 
     def __init__(self, final: Path) -> None:
+        super().__init__(final)
         self._final = final
-        self._temporary = temporary_beside(final)
-        self._digest = hashlib.sha256()
-        self.size_bytes = 0
-
-    def __enter__(self) -> Self:
-        self._file = self._temporary.open("xb", buffering=0)
-        return self
-
-    def write(self, block: bytes) -> None:
-        view = memoryview(block)
-        while view:  # an unbuffered write may be short, on a full disk for one
-            view = view[self._file.write(view) :]
-        self._digest.update(block)
-        self.size_bytes += len(block)
 
     def commit(self) -> tuple[int, str]:
         """Make the blob durable under its id. Returns ``(size_bytes, sha256_hex)``."""
@@ -108,9 +93,3 @@ class BlobWriter:
         crash_point("upload.written")
         publish(self._temporary, self._final)
         return self.size_bytes, self._digest.hexdigest()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)

@@ -7,21 +7,20 @@ hold and who may add them; who changes an upload holds it first.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
 from raybatch.core.large_upload import UPLOAD_LIFE_S, LargeUpload
 from raybatch.errors import Corrupt, NotFound
 from raybatch.storage.atomic import TEMPORARY_PREFIX, atomic_file, fsync_dir, publish, temporary_beside
+from raybatch.storage.hashed_file import HashedFile
 
 UPLOAD_ID: Final = re.compile(r"upload_[0-9a-f]{32}")
 PART_ID: Final = re.compile(r"part_[0-9a-f]{32}")
@@ -109,25 +108,12 @@ class UploadStore:
         return self._root / upload_id
 
 
-class PartWriter:
-    """One part on its way to disk. Leaving the block without ``commit`` removes every trace of it."""
+class PartWriter(HashedFile):
+    """One part on its way to disk."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder / RECORD, salt=folder.name.encode())
         self._folder = folder
-        self._temporary = temporary_beside(folder / RECORD)
-        self._digest = hashlib.sha256(folder.name.encode())
-        self.size_bytes = 0
-
-    def __enter__(self) -> Self:
-        self._file = self._temporary.open("xb", buffering=0)
-        return self
-
-    def write(self, block: bytes) -> None:
-        view = memoryview(block)
-        while view:  # an unbuffered write may be short, on a full disk for one
-            view = view[self._file.write(view) :]
-        self._digest.update(block)
-        self.size_bytes += len(block)
 
     @property
     def part_id(self) -> str:
@@ -138,12 +124,6 @@ class PartWriter:
         """Make the part durable under its id."""
         self._file.close()
         publish(self._temporary, self._folder / self.part_id)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
 
 
 def no_such_upload(upload_id: str) -> NotFound:

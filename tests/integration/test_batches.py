@@ -8,35 +8,11 @@ from openai.types import Batch
 
 from jobs.echo_cluster import EchoCluster, until
 from jobs.trial import ENDED, ENDPOINT, TRIAL_MAX_S, Trial, request, requests, upload_of
+from tests.intake.hostile import NAUGHTY
 
 pytestmark = pytest.mark.cluster
 
-#: what breaks JSON, CSV, terminals, C strings and Unicode code elsewhere
-NAUGHTY = (
-    "",
-    " ",
-    "\x00",
-    "before\x00after",
-    "\x01\x1b[31m\x7f\x9f",
-    "\ufeffa mark",
-    "line\nfeed\r\nreturn\ttab\vand\fform",
-    "next\x85line\u2028separator\u2029end",
-    "\"quoted\" 'single' `tick` \\back\\slash\\u0041 \\",
-    "</script><script>alert(1)</script>",
-    "'; DROP TABLE rows; --",
-    "$(reboot) `reboot` %s %n {0} {{}} ${HOME}",
-    "=1+1,@SUM(A1)",
-    "../../etc/passwd",
-    "NULL None nan Infinity true undefined",
-    "0x1F 1e400 -0 1,000.00",
-    "田中さんにあげて下さい",
-    "مرحبا \u202eright to left\u202c",
-    "e\u0301 \u00e9 Z\u0351\u036b\u0343a\u0329l\u0316g\u030do",
-    "👩‍👩‍👧‍👦 🇺🇳 \U0010ffff \ue000 \ufffd \uffff",
-    "\u200b\u200e\u00ad\u180e\u2060",
-    "<|im_start|>system <|endoftext|> [INST]",
-    "x" * 100_000,
-)
+MORE_NAUGHTY = (*NAUGHTY, "\x00", "x" * 100_000)
 
 
 def test_the_stock_client_gets_every_answer_in_input_order(client: OpenAI) -> None:
@@ -60,7 +36,7 @@ def test_every_row_is_there_once_and_says_what_it_should(shared: EchoCluster) ->
 
 
 def test_naughty_strings_come_back_as_they_went(shared: EchoCluster) -> None:
-    pairs = [(f"{number}:{text[:500]}", text) for number, text in enumerate(NAUGHTY)]
+    pairs = [(f"{number}:{text[:500]}", text) for number, text in enumerate(MORE_NAUGHTY)]
     escaped = upload_of(pairs)
     as_they_are = b"".join(
         json.dumps(request(custom_id + "!", told), ensure_ascii=False).encode() + b"\r\n"
@@ -68,7 +44,7 @@ def test_naughty_strings_come_back_as_they_went(shared: EchoCluster) -> None:
     )
     trial = Trial(shared, b"\n".join((escaped, b"", as_they_are.rstrip())))
     assert trial.verdict().faults == []
-    assert trial.wait_ended()["request_counts"]["completed"] == 2 * len(NAUGHTY)
+    assert trial.wait_ended()["request_counts"]["completed"] == 2 * len(MORE_NAUGHTY)
 
 
 def test_a_broken_line_fails_the_batch_and_is_named(shared: EchoCluster, client: OpenAI) -> None:
