@@ -36,7 +36,7 @@ from raybatch.config import Home, RaySettings, Settings
 from raybatch.errors import OperatorError
 from raybatch.telemetry import log_to_stderr
 
-HEAD_START_S: Final = 90.0
+HEAD_START_S: Final = 150.0  #: on a machine that is busy with something else; some ten seconds otherwise
 WATCH_S: Final = 2.0
 API_SILENT_S: Final = 30.0  #: then the bootstrap runs again
 HEAD_RESTART_WAIT_S: Final = 2.0
@@ -238,6 +238,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         LOOPBACK_VARIABLE: "0",
+        "RAY_raylet_start_wait_time_s": f"{HEAD_START_S:.0f}",  # Ray gives up after half a minute
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
