@@ -131,7 +131,8 @@ class EngineLoop:
             log.error("engine %s: %s", self._engine_id, failure.message)
             self._phase, self._error = e.EnginePhase.FAILED, failure.message
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._swap_asked.wait(), FAILED_S)
+                async with asyncio.timeout(FAILED_S):
+                    await self._swap_asked.wait()
             return failure.message
         finally:
             reports.cancel()
@@ -146,8 +147,8 @@ class EngineLoop:
         return self._choice.get(orders.model or "") or next(iter(self._choice.values()))
 
     async def _report_until_loaded(self) -> None:
-        """A heartbeat beside what takes long."""
-        while True:
+        """A heartbeat beside what takes long. Ends by itself, too: a cancellation can be lost on its way."""
+        while self._phase is not e.EnginePhase.READY:
             await asyncio.sleep(self._settings.report_s)
             if self._phase is e.EnginePhase.IDLE:
                 continue
@@ -251,7 +252,8 @@ class EngineLoop:
             if self._more_expected and self._wanted_rows() > self._credit_rows() // 2:
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._settings.report_s)
+                async with asyncio.timeout(self._settings.report_s):
+                    await self._wake.wait()
 
     async def _report(self) -> EngineOrders:
         """Sent again with a higher number until it is answered."""

@@ -35,7 +35,8 @@ class RayScheduler:
         try:
             if self._actor is None:
                 self._actor = await asyncio.to_thread(ray.get_actor, SCHEDULER_NAME, NAMESPACE)
-            answer = await asyncio.wait_for(getattr(self._actor, method).remote(*args), ANSWER_MAX_S)
+            async with asyncio.timeout(ANSWER_MAX_S):  # wait_for, in Python 3.11, may swallow a cancellation
+                answer = await getattr(self._actor, method).remote(*args)
         except (RayError, ValueError, TimeoutError, ConnectionError) as error:
             self._actor = None
             raise Unavailable(

@@ -9,13 +9,14 @@ import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.scheduler import Scheduler
 from raybatch.config import Home
-from raybatch.core.events import CancelAsked, DrainAsked, PauseAsked
+from raybatch.core.events import CancelAsked, DrainAsked, EnginePhase, EngineReport, Event, PauseAsked
 from raybatch.core.fitness import GpuLimits, GpuReading, judge
 from raybatch.core.model import Batch, BatchStatus
 from raybatch.core.policy import Policy
@@ -52,6 +53,29 @@ async def test_every_row_is_answered_once_in_input_order(home: Home) -> None:
         assert [line["custom_id"] for line in output] == [f"id-{i}" for i in range(1_000)]
         said = [line["response"]["body"]["choices"][0]["message"]["content"] for line in output]
         assert said == [f"echo: row {i}" for i in range(1_000)]
+
+
+async def test_an_engine_serves_though_the_end_of_its_last_report_while_loading_was_lost(home: Home) -> None:
+    """A cancellation that meets an answer may be swallowed: an engine was left ready and idle for ever."""
+    async with scheduling(home) as (scheduler, gateway):
+        answer, lost = scheduler.ask, asyncio.Event()
+
+        async def ask(event: Event) -> Any:
+            beside = isinstance(event, EngineReport) and event.seq > 1
+            loading = beside and event.phase is EnginePhase.LOADING
+            if loading and not lost.is_set():
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    lost.set()
+                    raise Unavailable("on its way", retry_after_s=1) from None
+            return await answer(event)
+
+        scheduler.ask = ask  # type: ignore[method-assign]
+        async with engine_running(home, gateway, EchoEngine(EchoSettings(startup_s=0.3))):
+            batch = await create(scheduler, await store(home, scheduler, upload_of(20)))
+            assert (await ended(scheduler, batch.batch_id)).tally.completed == 20
+        assert lost.is_set()
 
 
 async def test_rows_the_engine_refuses_go_to_the_error_file_and_harm_no_other(home: Home) -> None:
