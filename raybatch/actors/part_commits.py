@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raybatch.actors.held_lease import slice_of
+from raybatch.actors.metrics import observe
 from raybatch.actors.row_window import RowWindow
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import EngineSettings, Home
@@ -59,7 +60,8 @@ class PartCommits:
         wait_s: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finished.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._finished.wait()
             self._finished.clear()
             for batch_id in self._batches():
                 seen_mono = first_mono.setdefault(batch_id, time.monotonic())
@@ -101,6 +103,7 @@ class PartCommits:
         slices = tuple(slice_of(leases[chunk_id], chunk_rows) for chunk_id, chunk_rows in taken.items())
         part = await self._write(batch_id, rows)
         crash_point("part.kept")
+        kept_mono = time.monotonic()
         while True:
             written = PartWritten(uuid.uuid4().hex, self._engine_id, batch_id, part, slices)
             try:
@@ -111,6 +114,8 @@ class PartCommits:
             except RaybatchError as refusal:
                 log.debug("no verdict on part %s yet: %s", part.part_id, refusal.message)
                 await asyncio.sleep(ASK_AGAIN_S)
+        took_s = time.monotonic() - kept_mono
+        observe("raybatch_commit_duration_seconds", took_s, engine=self._engine_id)
         if all(verdict is Verdict.STALE for verdict in verdicts):
             await asyncio.to_thread(parts.remove, self._home.root, part)
         crash_point("part.judged")
@@ -119,11 +124,15 @@ class PartCommits:
         self._settled()
 
     async def _write(self, batch_id: str, rows: list[ResultRow]) -> PartFile:
+        began_mono = time.monotonic()
         while True:
             try:
-                return await asyncio.to_thread(
+                part = await asyncio.to_thread(
                     parts.write_part, self._home.root, batch_id, f"part-{uuid.uuid4().hex}", rows
                 )
+                took_s = time.monotonic() - began_mono
+                observe("raybatch_flush_duration_seconds", took_s, engine=self._engine_id)
+                return part
             except OSError as error:
                 log.error("a part of %s cannot be written, trying again: %s", batch_id, error)
                 await asyncio.sleep(ASK_AGAIN_S)

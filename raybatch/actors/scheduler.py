@@ -71,6 +71,14 @@ class Gateway(Protocol):
     def send(self, command: Command) -> None: ...
 
 
+class Witness(Protocol):
+    """Hears what was remembered, before anybody is answered; it must not fail, and nobody asks it."""
+
+    def decided(self, event: Event, decision: Decision) -> None: ...
+
+    def remembered(self, took_s: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Letter:
     event: Event
@@ -122,6 +130,7 @@ class Scheduler:
         self._stopping = False
         self._trouble = ""  #: why the ledger is not open yet
         self._ready = asyncio.Event()
+        self.witness: Witness | None = None
 
     # -- the port ------------------------------------------------------------------------------------------
 
@@ -203,7 +212,8 @@ class Scheduler:
         wait_s = self._ticked_mono + TICK_S - time.monotonic()
         if wait_s > 0:
             with contextlib.suppress(TimeoutError):
-                letters.append(await asyncio.wait_for(self._mailbox.get(), wait_s))
+                async with asyncio.timeout(wait_s):
+                    letters.append(await self._mailbox.get())
         while len(letters) < EVENTS_PER_TURN_MAX and not self._mailbox.empty():
             letters.append(self._mailbox.get_nowait())
         if time.monotonic() - self._ticked_mono >= TICK_S:
@@ -226,12 +236,10 @@ class Scheduler:
         active = [known.batches[batch_id] for batch_id in self._state.active]
         gone = [batch_id for batch_id in self._pace.seen if batch_id not in self._state.active]
         ended = [known.batches[batch_id] for batch_id in gone if batch_id in known.batches]
-        busy = {
-            model
-            for entry in self._state.engines.values()
-            for model in entry.report.models[:1]
-            if entry.report.running and not entry.lost
-        }
+        busy: Counter[str] = Counter()
+        for entry in self._state.engines.values():
+            if entry.report.running and entry.report.models and not entry.lost:
+                busy[entry.report.models[0]] += entry.report.running
         rates = self._pace.note(active, ended, busy, known.rates, self._ticked_mono)
         return (RatesMeasured(rates),) if rates else ()
 
@@ -260,6 +268,7 @@ class Scheduler:
         """No changes, no transaction. A full disk is waited out; anything else is fatal."""
         assert self._memory is not None
         changes, images = tuple(turn.changes), tuple(turn.images)
+        began_mono = time.monotonic()
         while changes:
             try:
                 await self._on_ledger_thread(self._memory.remember, changes, images, time.time())
@@ -276,6 +285,8 @@ class Scheduler:
             self._disk_full = False
             self._commits += 1
             self._known.take(images)
+            if self.witness is not None:
+                self.witness.remembered(time.monotonic() - began_mono)
             await self._keep_house()
 
     async def _keep_house(self) -> None:
@@ -287,6 +298,8 @@ class Scheduler:
 
     def _speak(self, turn: _Turn) -> None:
         for letter, decision in turn.decided:
+            if self.witness is not None:
+                self.witness.decided(letter.event, decision)
             value: Any = None
             for command in decision.commands:
                 if isinstance(command, Reply):
@@ -327,7 +340,7 @@ class Scheduler:
         pace = self._pace.batch(batch)
         known = self._known
         active = (known.batches[batch_id] for batch_id in self._state.active if batch_id in known.batches)
-        eta = time_left(batch, active, known.rates)
+        eta = time_left(batch, active, self._pace.rates(known.rates), self._pace.doubts())
         paused = known.all_paused and batch.active
         return reads.BatchView(batch, pace.rows_per_s, pace.tokens_per_s, None if paused else eta, paused)
 

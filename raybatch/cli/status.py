@@ -15,6 +15,7 @@ from rich.text import Text
 from raybatch.actors.connection import Connection, Json
 from raybatch.cli.show import duration, one_line, print_json, printable, size, stdout, table
 from raybatch.cli.up import dashboard
+from raybatch.core.model import TERMINAL, BatchStatus
 from raybatch.errors import RaybatchError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 STOPPED_EXIT = 3  #: as init scripts say it
 REFRESH_S = 2.0
 COMMAND_SHOWN_MAX = 60
+BATCHES_LOOKED_AT_MAX = 100  #: of the newest; what is older and still active is only counted
+FAILED_SHARE_MAX = 0.05  #: of a batch's finished rows; beyond it is an alert
+FAILED_ROWS_MIN = 20  #: before that a share says little
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Sighting:
     health: Json | None  #: as ``/health`` shows it
     reason: str  #: why it does not
     processes: Sequence[ProcessFacts]
+    batches: Sequence[Json]  #: active ones as ``/v1/batches`` shows them, oldest first
 
     @property
     def phase(self) -> str:
@@ -73,7 +78,18 @@ def sight(connection: Connection) -> Sighting:
             seen = connection.admin("GET", "/admin/overview")
         except RaybatchError as error:
             reason = error.message
-    return Sighting(facts, seen.get("overview"), seen.get("health"), reason, processes(connection.home))
+    batches = _active_batches(connection) if seen else []
+    shown = seen.get("overview"), seen.get("health")
+    return Sighting(facts, *shown, reason, processes(connection.home), batches)
+
+
+def _active_batches(connection: Connection) -> list[Json]:
+    """None where the API wants a key that was not given: the rest of the screen is worth seeing."""
+    try:
+        page = connection.get("/v1/batches", limit=BATCHES_LOOKED_AT_MAX)
+    except RaybatchError:
+        return []
+    return [batch for batch in reversed(page["data"]) if batch["status"] not in TERMINAL]
 
 
 def as_plain(seen: Sighting) -> Json:
@@ -82,18 +98,20 @@ def as_plain(seen: Sighting) -> Json:
         "cluster": asdict(seen.cluster) if seen.cluster else None,
         "overview": seen.overview,
         "health": seen.health,
+        "batches": list(seen.batches),
         "processes": [asdict(process) for process in seen.processes],
     }
 
 
-def screen(seen: Sighting) -> RenderableType:
+def screen(seen: Sighting, *, with_processes: bool = True) -> RenderableType:
     blocks: list[RenderableType] = [Text(_headline(seen), style="bold")]
     if seen.cluster is not None:
         blocks += [Text(line) for line in _cluster_lines(seen.cluster, seen.reason)]
     if seen.health is not None:
         blocks += [Text(line) for line in _health_lines(seen.health)]
-        blocks += ["", *_tables(seen.health), "", *_batches(seen.health["queue"])]
-    if seen.processes:
+        blocks += [Text(f"alert      {words}", style="bold red") for words in alerts(seen.batches)]
+        blocks += ["", *_tables(seen.health), "", *_batches(seen.health["queue"], seen.batches)]
+    if seen.processes and with_processes:
         blocks += ["", _processes(seen.processes)]
     return Group(*blocks)
 
@@ -103,10 +121,12 @@ def _watch(connection: Connection) -> None:
     while not console.is_terminal:  # one screen after the other: a log
         console.print(screen(sight(connection)))
         time.sleep(REFRESH_S)
-    with Live(screen(sight(connection)), console=console, auto_refresh=False) as live:
+    first = screen(sight(connection), with_processes=False)
+    with Live(first, console=console, screen=True, auto_refresh=False) as live:
+        live.refresh()
         while True:
             time.sleep(REFRESH_S)
-            live.update(screen(sight(connection)), refresh=True)
+            live.update(screen(sight(connection), with_processes=False), refresh=True)
 
 
 def _headline(seen: Sighting) -> str:
@@ -217,12 +237,55 @@ def _model_row(model: Json) -> tuple[object, ...]:
     )
 
 
-def _batches(queue: Json) -> list[RenderableType]:
+def alerts(batches: Sequence[Json]) -> Iterator[str]:
+    """What is likely to go wrong with them, in words; what is wrong with the server is in its health."""
+    for batch in batches:
+        eta, counts = batch["raybatch"].get("eta"), batch["request_counts"]
+        finished = counts["completed"] + counts["failed"]
+        if eta is not None and batch.get("expires_at") and eta["p50_at"] > batch["expires_at"]:
+            late = duration(eta["p50_at"] - batch["expires_at"])
+            yield f"{batch['id']} will end {late} after its window at this pace; --priority may help the next"
+        if counts["failed"] >= max(FAILED_ROWS_MIN, FAILED_SHARE_MAX * finished):
+            share = counts["failed"] / finished
+            yield f"{share:.0%} of what {batch['id']} has finished failed: `raybatch failed {batch['id']}`"
+
+
+def _batches(queue: Json, active: Sequence[Json]) -> Iterator[RenderableType]:
     counted = ", ".join(f"{count:,} {name}" for name, count in queue["batches"].items() if count)
-    return [
-        Text("batches", style="bold"),
-        Text(f"{counted or 'none yet'}; {queue['rows']:,} rows to go"),
-    ]
+    yield Text("batches", style="bold")
+    yield Text(f"{counted or 'none yet'}; {queue['rows']:,} rows to go")
+    if active:
+        columns = (
+            "batch",
+            "status",
+            "model",
+            "done",
+            "failed",
+            "of",
+            "rows/s",
+            "tokens/s",
+            "left",
+            "at most",
+        )
+        yield table(columns, [_batch_row(batch) for batch in active])
+
+
+def _batch_row(batch: Json) -> tuple[object, ...]:
+    counts, ours = batch["request_counts"], batch["raybatch"]
+    eta = ours.get("eta") or {}
+    running = batch["status"] == BatchStatus.IN_PROGRESS
+    return (
+        batch["id"],
+        "paused" if ours["paused"] else batch["status"],
+        batch.get("model") or "",
+        counts["completed"],
+        counts["failed"],
+        counts["total"],
+        round(ours["rows_per_s"], 1) if running else None,
+        round(ours["tokens_per_s"]) if running else None,
+        duration(eta.get("p50_s")),
+        duration(eta.get("p90_s")),
+    )
 
 
 def _processes(processes: Sequence[ProcessFacts]) -> RenderableType:

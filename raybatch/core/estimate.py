@@ -24,10 +24,27 @@ class Estimate:
     p90_s: float
 
 
-def time_left(batch: Batch, active: Iterable[Batch], rates: Mapping[str, ModelRate]) -> Estimate | None:
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What a rate leaves open, beside how it varies. It makes the late guess later, the median never."""
+
+    share: float = 0.0  #: of the rate, one deviation: it was measured for a moment only
+    last_row_s: float = 0.0  #: so much later than the others the last row may end
+
+
+NO_DOUBT: Final = Doubt()
+
+
+def time_left(
+    batch: Batch,
+    active: Iterable[Batch],
+    rates: Mapping[str, ModelRate],
+    doubts: Mapping[str, Doubt] | None = None,
+) -> Estimate | None:
     """To the batch's last row; None while nothing was measured, and for a batch that is not running.
 
-    ``rates``: by model. Models are taken to work side by side: a batch of several ends with the slowest.
+    ``rates``, ``doubts``: by model. Models are taken to work side by side: a batch of several ends with the
+    slowest.
     """
     if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None or not batch.by_model:
         return None
@@ -36,7 +53,9 @@ def time_left(batch: Batch, active: Iterable[Batch], rates: Mapping[str, ModelRa
     for span in batch.by_model:
         if span.finished == span.count:
             continue
-        found = time_for(span.model, span.expected_tokens_left, batch.priority, others, rates.get(span.model))
+        doubt = NO_DOUBT if doubts is None else doubts.get(span.model, NO_DOUBT)
+        rate = rates.get(span.model)
+        found = time_for(span.model, span.expected_tokens_left, batch.priority, others, rate, doubt)
         if found is None:
             return None
         slowest = max(slowest, found, key=lambda estimate: estimate.p50_s)
@@ -44,7 +63,12 @@ def time_left(batch: Batch, active: Iterable[Batch], rates: Mapping[str, ModelRa
 
 
 def time_for(
-    model: str, tokens: float, priority: int, others: Iterable[Batch], rate: ModelRate | None
+    model: str,
+    tokens: float,
+    priority: int,
+    others: Iterable[Batch],
+    rate: ModelRate | None,
+    doubt: Doubt = NO_DOUBT,
 ) -> Estimate | None:
     """For so many expected tokens beside the batches that run already."""
     if rate is None or rate.tokens_per_s <= 0:
@@ -58,5 +82,5 @@ def time_for(
     )
     p50_s = (tokens + ahead) / rate.tokens_per_s
     bins = max(1.0, p50_s / BIN_S)
-    spread = max(DEVIATION_MIN, rate.deviation / math.sqrt(bins))
-    return Estimate(p50_s, p50_s * (1 + P90_DEVIATIONS * spread))
+    spread = math.hypot(max(DEVIATION_MIN, rate.deviation / math.sqrt(bins)), doubt.share)
+    return Estimate(p50_s, p50_s * (1 + P90_DEVIATIONS * spread) + doubt.last_row_s)

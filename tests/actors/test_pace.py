@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
+import statistics
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from raybatch.actors.pace import NEWEST_WEIGHT, SPAN_S, Pace
-from raybatch.core.estimate import BIN_S
+from raybatch.actors.pace import KNOWN_S, NEWEST_WEIGHT, SPAN_S, Pace
+from raybatch.core.estimate import BIN_S, time_left
 from raybatch.core.model import Batch, BatchStatus, ModelRate, ModelSpan, Tally, Usage
 
 BATCH = Batch(
@@ -38,10 +41,13 @@ class Looks:
         self.pace = Pace()
         self.now_mono = 0.5
         self.rates: dict[str, ModelRate] = {}
+        self.running = 1
 
     def look(self, *active: Batch, ended: tuple[Batch, ...] = (), busy: bool = True) -> None:
         self.now_mono += 1.0
-        measured = self.pace.note(active, ended, {"m"} if busy else set(), self.rates, self.now_mono)
+        measured = self.pace.note(
+            active, ended, {"m": self.running} if busy else {}, self.rates, self.now_mono
+        )
         self.rates |= {rate.model: rate for rate in measured}
 
     def work(self, batch: Batch, rows_per_s: int, seconds: float) -> Batch:
@@ -159,9 +165,112 @@ def test_a_batch_seen_for_the_first_time_brings_nothing_from_before(looks: Looks
     assert looks.rates["m"].rows_per_s == pytest.approx(1.0 * (BIN_S - 1) / BIN_S)
 
 
+# -- courses -----------------------------------------------------------------------------------------------
+
+
+def test_a_course_is_measured_from_crowd_to_crowd_before_any_rate_is_remembered(looks: Looks) -> None:
+    """Three seconds without a commit are the engine's start and cost nothing: nor does the wait for one."""
+    for _ in range(3):
+        looks.look(BATCH)
+    assert looks.pace.rates({}) == {}
+    batch = looks.work(BATCH, 4, 3)
+    looks.look(batch)
+    assert looks.pace.rates({})["m"].tokens_per_s == pytest.approx(200.0)  # 4 rows of 50 expected tokens
+
+
+def test_rows_that_wait_longer_than_ever_for_their_commit_slow_a_course_down(looks: Looks) -> None:
+    batch = looks.work(BATCH, 4, 5)
+    for _ in range(4):
+        looks.look(batch)
+    assert looks.pace.rates({})["m"].rows_per_s == pytest.approx(16 / (4 + 3))
+
+
+def test_a_remembered_rate_leads_at_first_and_the_course_soon(looks: Looks) -> None:
+    known = {"m": ModelRate("m", 100.0, 0.1, 2.0, 0.0)}
+    batch = looks.work(BATCH, 4, 2)
+    assert looks.pace.rates(known)["m"].tokens_per_s == pytest.approx(100 + 1 / (1 + KNOWN_S) * 100)
+    looks.work(batch, 4, 99)
+    assert looks.pace.rates(known)["m"].tokens_per_s == pytest.approx(200.0, rel=0.05)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_new_course_begins_when_a_batch_comes_and_when_it_goes(looks: Looks, paused: bool) -> None:
+    batch = looks.work(BATCH, 4, 5)
+    other = replace(BATCH, batch_id="batch_2")
+    looks.look(batch, other)
+    assert looks.pace.rates({}) == {}
+    looks.look(with_rows(30, batch), other)
+    looks.look(with_rows(40, batch), other)
+    assert set(looks.pace.rates({})) == {"m"}
+    looks.look(with_rows(50, batch), *([replace(other, paused_at=1.0)] if paused else []))
+    assert looks.pace.rates({}) == {}
+
+
+def test_doubt_is_large_after_two_crowds_and_what_remains_is_the_last_row(looks: Looks) -> None:
+    looks.running = 40
+    batch = looks.work(BATCH, 4, 2)
+    early = looks.pace.doubts()["m"]
+    assert early.share == pytest.approx(0.5)
+    looks.work(batch, 4, 98)
+    late = looks.pace.doubts()["m"]
+    assert late.share < 0.01
+    assert late.last_row_s == pytest.approx(10 * math.log(40))  # 40 in flight at 4 a second: 10 s a row
+
+
 def test_what_is_looked_at_is_told() -> None:
     pace = Pace()
-    pace.note((BATCH,), (), (), {}, 1.0)
+    pace.note((BATCH,), (), {}, {}, 1.0)
     assert set(pace.seen) == {"batch_1"}
-    pace.note((), (BATCH,), (), {}, 2.0)
+    pace.note((), (BATCH,), {}, {}, 2.0)
     assert set(pace.seen) == set()
+
+
+# -- how true it is ----------------------------------------------------------------------------------------
+
+
+def simulated_error(lengths_s: list[float], known: ModelRate | None, *, at: float) -> tuple[float, bool]:
+    """Rows of these lengths, twenty at once, committed every three seconds: how far the median guess is off
+    after that share of the run, and whether the late one holds.
+    """
+    free_at = [0.0] * 20
+    ends = []
+    for length_s in lengths_s:
+        free_at.sort()
+        free_at[0] += length_s
+        ends.append(free_at[0])
+    took_s = max(ends)
+    pace, rates = Pace(), {} if known is None else {"m": known}
+    batch = replace(BATCH, total=len(ends), expected_tokens=50 * len(ends))
+    now_s = 0.0
+    while now_s < at * took_s:
+        committed = sum(end <= now_s - now_s % 3.0 for end in ends)
+        seen = with_rows(committed, batch)
+        running = sum(end > now_s for end in ends)
+        measured = pace.note((seen,), (), {"m": min(20, running)}, rates, now_s + 1.0)
+        rates |= {rate.model: rate for rate in measured}
+        now_s += 0.5
+    estimate = time_left(seen, (seen,), pace.rates(rates), pace.doubts())
+    assert estimate is not None, "nothing is told"
+    left_s = took_s - (now_s - 0.5)
+    return abs(estimate.p50_s - left_s) / left_s, left_s <= estimate.p90_s
+
+
+@pytest.mark.parametrize("known_tokens_per_s", [None, 500.0, 350.0, 700.0])
+@pytest.mark.parametrize("at", [0.1, 0.25, 0.5])
+def test_a_steady_run_is_foretold_to_a_tenth_whatever_was_known_before(
+    known_tokens_per_s: float | None, at: float
+) -> None:
+    known = None if known_tokens_per_s is None else ModelRate("m", known_tokens_per_s, 0.1, 10.0, 0.0)
+    error, _ = simulated_error([2.0] * 3_000, known, at=at)  # 300 s
+    assert error <= 0.1
+
+
+def test_nine_of_ten_ragged_runs_end_before_their_late_guess() -> None:
+    chance = random.Random(7)
+    runs = [
+        simulated_error([chance.expovariate(0.5) for _ in range(1_500)], None, at=at)
+        for at in (0.1, 0.25, 0.5)
+        for _ in range(20)
+    ]
+    assert sum(held for _, held in runs) >= 0.9 * len(runs)
+    assert statistics.median(error for error, _ in runs) <= 0.1

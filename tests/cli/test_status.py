@@ -9,9 +9,10 @@ from dataclasses import asdict
 import pytest
 
 from raybatch.actors.cluster_facts import CLUSTER_VARIABLE, ClusterFacts, cluster_id
+from raybatch.cli.status import alerts
 from raybatch.config import Home
 from tests.cli.conftest import Run
-from tests.cli.fake_server import FakeServer, engine_json, gpu_json, overview_json
+from tests.cli.fake_server import FakeServer, batch_json, engine_json, gpu_json, overview_json
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def test_nothing_running_is_stopped_and_exit_status_3(raybatch: Run) -> None:
         "cluster": None,
         "overview": None,
         "health": None,
+        "batches": [],
         "processes": [],
     }
     assert json.loads(as_json.stdout) == stopped
@@ -79,6 +81,38 @@ def test_a_gpu_is_shown_with_whose_memory_it_holds_and_the_verdict(
     assert "health     degraded\n           engine org-small-0 is strained" in shown
     assert "paused     everything" in shown
     assert "quiet      engines keep to a small window" in shown
+
+
+def test_each_active_batch_has_its_progress_and_its_time_left(
+    raybatch: Run, server: FakeServer, running: ClusterFacts
+) -> None:
+    server.answer("GET", "/admin/overview", overview_json(engine_json()))
+    paused = batch_json("in_progress", id="batch_0")
+    paused["raybatch"] = paused["raybatch"] | {"paused": True, "eta": None}
+    listed = [batch_json("in_progress"), batch_json(id="batch_done"), paused]
+    server.answer("GET", "/v1/batches?limit=100", {"data": listed, "has_more": False})
+    shown = raybatch("status").stdout
+    rows = [line.split() for line in shown.splitlines() if line.startswith(" batch_")]
+    left = ["1", "min", "01", "s", "1", "min", "15", "s"]  # median, and what nine of ten beat
+    assert rows == [
+        ["batch_0", "paused", "org/small", "3", "1", "4", "2", "250", "—", "—"],
+        ["batch_1", "in_progress", "org/small", "3", "1", "4", "2", "250", *left],
+    ]
+    told = json.loads(raybatch("status", "--json").stdout)
+    assert [batch["id"] for batch in told["batches"]] == ["batch_0", "batch_1"]
+
+
+def test_what_is_likely_to_go_wrong_is_said_in_words() -> None:
+    late = batch_json("in_progress", expires_at=1_000)
+    assert list(alerts([late])) == [
+        "batch_1 will end 1 min 01 s after its window at this pace; --priority may help the next"
+    ]
+    failing = batch_json("in_progress", request_counts={"total": 900, "completed": 280, "failed": 20})
+    assert list(alerts([failing])) == ["7% of what batch_1 has finished failed: `raybatch failed batch_1`"]
+    fine = batch_json(
+        "in_progress", expires_at=1_061, request_counts={"total": 9, "completed": 0, "failed": 9}
+    )
+    assert list(alerts([fine])) == []
 
 
 def test_json_has_every_process_with_its_role(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybatch.core.estimate import BIN_S, DEVIATION_MIN, P90_DEVIATIONS, time_for, time_left
+from raybatch.core.estimate import BIN_S, DEVIATION_MIN, P90_DEVIATIONS, Doubt, time_for, time_left
 from raybatch.core.model import Batch, BatchStatus, ModelRate, Tally
 
 RATE = ModelRate("m", tokens_per_s=10.0, deviation=0.0, rows_per_s=1.0, measured_at=0.0)
@@ -93,6 +94,19 @@ def test_the_band_widens_with_the_rates_deviation_and_narrows_over_a_long_time()
     assert band(0.4, 4 * tokens) == pytest.approx(P90_DEVIATIONS * 0.2)
     assert band(0.4, 1e9) == pytest.approx(P90_DEVIATIONS * DEVIATION_MIN)
     assert band(0.4, tokens / 100) == pytest.approx(P90_DEVIATIONS * 0.4)
+
+
+def test_doubt_makes_the_late_guess_later_and_leaves_the_median() -> None:
+    mine = batch()
+    sure, unsure = (
+        time_left(mine, (mine,), {"m": RATE}, doubts)
+        for doubts in (None, {"m": Doubt(share=0.5, last_row_s=7.0), "other": Doubt(9.0, 9.0)})
+    )
+    assert sure is not None
+    assert unsure is not None
+    assert sure.p50_s == unsure.p50_s == 100.0
+    spread = math.hypot(DEVIATION_MIN, 0.5)
+    assert unsure.p90_s == pytest.approx(100.0 * (1 + P90_DEVIATIONS * spread) + 7.0)
 
 
 @given(
