@@ -293,6 +293,27 @@ _DEAD_LETTER = _object(
     }
 )
 
+_ROW = _object(
+    {
+        "index": COUNT,
+        "custom_id": _or_null(TEXT),
+        "status_code": _or_null(WHOLE),
+        "error_code": _or_null(TEXT),
+        "error_message": _or_null(TEXT),
+        "model": _or_null(TEXT),
+        "text": _or_null(TEXT),
+        "finish_reason": _or_null(TEXT),
+        "prompt_tokens": COUNT,
+        "completion_tokens": COUNT,
+        "cached_tokens": COUNT,
+        "attempt": COUNT,
+        "engine_id": TEXT,
+        "started_at": NUMBER,
+        "finished_at": NUMBER,
+        "latency_ms": NUMBER,
+    }
+)
+
 _LOG_ENTRY = _object({"at": NUMBER, "kind": TEXT, "message": TEXT, "engine": _or_null(TEXT)})
 
 _HEALTH = {  # open: what an engine or a GPU tells grows with them
@@ -351,6 +372,20 @@ SCHEMAS: dict[str, Schema] = {
     "ModelList": _list("Model", TEXT),
     "DeadLetter": _DEAD_LETTER,
     "DeadLetterList": _list("DeadLetter", COUNT),
+    "Row": _ROW,
+    "RowPage": _object(
+        {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": _schema("Row")},
+            "total": COUNT,
+            "offset": COUNT,
+            "has_more": FLAG,
+        }
+    ),
+    "RowLines": _object(
+        {"object": {"const": "row"}, "index": COUNT, "request": _or_null(TEXT), "response": TEXT},
+        description="a row's line of the input and its line of the results, as they are in the files",
+    ),
     "LogEntry": _LOG_ENTRY,
     "LogEntryList": _object(
         {

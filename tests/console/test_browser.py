@@ -1,0 +1,193 @@
+"""The console as its user has it: in a real Chromium, against a real cluster on the echo engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from jobs.echo_cluster import EchoCluster
+from tests.console.browsers import AXE
+from tests.console.conftest import MODEL, OpenPage
+from tests.console.world import World
+
+SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+
+
+def lines(*texts: str) -> bytes:
+    """An input file with one request for each text."""
+    return b"".join(
+        json.dumps(
+            {
+                "custom_id": f"q-{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": MODEL, "messages": [{"role": "user", "content": text}]},
+            }
+        ).encode()
+        + b"\n"
+        for number, text in enumerate(texts)
+    )
+
+
+def submit(page: Page, name: str, content: bytes) -> None:
+    page.get_by_role("link", name="Batches", exact=True).first.click()
+    page.set_input_files("#file", {"name": f"{name}.jsonl", "mimeType": "text/plain", "buffer": content})
+    page.get_by_role("button", name="Submit").click()
+
+
+def ended(page: Page, title: str = "completed") -> None:
+    expect(page.locator(".batch-head .badge")).to_have_text(title)
+
+
+@pytest.mark.cluster
+def test_the_same_on_a_real_cluster(shared: EchoCluster, open_page: OpenPage, faults: list[str]) -> None:
+    page = open_page(shared.url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Everything works")
+    submit(page, "real", lines(*(f"question number {n}" for n in range(2000))))
+    expect(page.locator(".batch-head + div .bar")).to_have_attribute("aria-label", re.compile(r"^[1-9]"))
+    ended(page)
+    expect(page.get_by_role("grid", name="Results").locator("#row-0")).to_contain_text("question number 0")
+    assert faults == []
+
+
+def test_a_file_is_submitted_followed_to_its_end_and_read(console: Page) -> None:
+    count = 600
+    expect(console.get_by_role("heading", level=1)).to_have_text("Everything works")
+    submit(console, "evening", lines(*(f"question number {n}" for n in range(count))))
+
+    expect(console.get_by_role("heading", level=1)).to_contain_text("evening")
+    progress = console.locator(".batch-head + div .bar")
+    expect(progress).to_have_attribute("aria-label", re.compile(r"[1-9]\d* of 600"))  # while it runs
+    ended(console)
+    expect(progress).to_have_attribute("aria-label", "600 of 600 requests, 0 failed")
+
+    table = console.get_by_role("grid", name="Results")
+    expect(table).to_have_attribute("aria-rowcount", "601")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("question number 0")
+    table.focus()
+    table.press("End")
+    expect(table.locator("#row-599")).to_contain_text("question number 599")
+    assert table.get_by_role("row").count() < 80  # what is in sight, and not six hundred
+
+    console.get_by_label("Search rows").fill("number 418")
+    expect(table).to_have_attribute("aria-rowcount", "2")
+    table.focus()
+    table.press("Enter")
+    detail = console.get_by_label("One row")
+    expect(detail.locator("pre").first).to_contain_text('"content": "question number 418"')
+    expect(detail.locator("pre").last).to_contain_text("echo: question number 418")
+    console.keyboard.press("Escape")
+    expect(detail).to_be_hidden()
+
+    console.get_by_role("tab", name="Log").click()
+    expect(console.locator(".log")).to_contain_text("every row is committed")
+    console.get_by_role("tab", name="Details").click()
+    with console.expect_download() as got:
+        console.get_by_role("button", name="JSONL", exact=True).click()
+    assert Path(got.value.path()).read_bytes().count(b"\n") == count
+
+
+def test_dead_letters_are_grouped_and_run_again(console: Page) -> None:
+    texts = ["fine"] * 20 + [f"[[status=400 times=1]] once {n}" for n in range(5)] + ["[[status=422]] never"]
+    submit(console, "ragged", lines(*texts))
+    ended(console)
+    console.get_by_role("tab", name="Dead letters").click()
+    expect(console.locator(".group")).to_have_count(2)
+    expect(console.locator(".group summary").first).to_contain_text("5")
+
+    console.get_by_label("Select row 20").check()
+    console.get_by_role("button", name="Retry selected (1)").click()
+    expect(console.get_by_role("button", name="Retry all (5)")).to_be_enabled()
+    console.get_by_role("button", name="Retry all (5)").click()
+    expect(console.get_by_role("button", name="Retry all (1)")).to_be_enabled()
+    expect(console.locator(".group")).to_have_count(1)
+    expect(console.locator(".group")).to_contain_text("q-25")
+
+
+def test_a_refused_file_shows_each_bad_line(console: Page) -> None:
+    content = lines("good", "good") + b'{"custom_id": "torn"\n' + lines("again")
+    submit(console, "bad", content)
+    faults = console.locator(".faults li")
+    expect(faults).to_have_count(2)
+    expect(faults.first).to_contain_text("Line 3")
+    expect(faults.first.locator("pre")).to_have_text('{"custom_id": "torn"')
+    expect(faults.last).to_contain_text("duplicate")
+
+
+def test_a_result_that_is_markup_stays_text(console: Page) -> None:
+    submit(console, SCRIPT[:30], lines(SCRIPT))
+    ended(console)
+    row = console.get_by_role("grid", name="Results").locator("#row-0")
+    expect(row).to_contain_text(SCRIPT)
+    row.click()
+    expect(console.get_by_label("One row").locator(".answer")).to_contain_text(SCRIPT)
+    assert console.locator("#content img, #content script").count() == 0
+    assert "owned" not in console.title()
+
+
+def test_a_batch_is_paused_resumed_cancelled_and_cloned(console: Page) -> None:
+    submit(console, "long", lines(*(f"slow {n}" for n in range(1500))))
+    console.get_by_role("button", name="Pause").click()
+    ended(console, "paused")
+    console.get_by_role("button", name="Resume").click()
+    ended(console, "running")
+    console.get_by_role("button", name="Cancel").click()
+    console.get_by_role("button", name="Cancel the batch").click()
+    ended(console, "cancelled")
+    console.get_by_role("button", name="Clone").click()
+    expect(console.get_by_role("heading", level=1)).to_contain_text("long (again)")
+    console.get_by_role("button", name="Cancel").click()
+    console.get_by_role("button", name="Cancel the batch").click()
+    ended(console, "cancelled")
+
+    console.get_by_role("link", name="Compare").click()
+    for name in ("long", "long (again)"):
+        console.locator("label", has=console.get_by_text(name, exact=True)).get_by_role("checkbox").check()
+    console.get_by_role("button", name="Compare").click()
+    expect(console.get_by_role("heading", level=1)).to_have_text("2 batches side by side")
+    expect(console.locator("table.compare tbody tr").first).to_contain_text("q-0")
+
+
+def test_it_says_when_the_server_is_gone_and_goes_on_by_itself(world: World, open_page: OpenPage) -> None:
+    page = open_page(world.url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Everything works")
+    page.context.set_offline(True)
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached")
+    expect(page.locator("#link-state")).to_have_text("Not connected")
+    page.context.set_offline(False)
+    expect(page.locator("#link-state")).to_have_text("Live")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_breaks_a_rule_of_accessibility(world: World, console: Page, scheme: Any) -> None:
+    console.emulate_media(color_scheme=scheme)
+    submit(console, "rules", lines("one", "[[status=400]] two"))
+    ended(console)
+    batch = console.url.split("#")[1].split("/")[2]
+    for page in (
+        "/",
+        "/batches",
+        *(f"/batch/{batch}/{tab}" for tab in ("results", "failed", "log", "files")),
+        "/compare",
+    ):
+        console.goto("about:blank")
+        console.goto(f"{world.url}/#{page}")
+        expect(console.get_by_role("heading", level=1)).to_be_visible()
+        console.wait_for_load_state("networkidle") if not page.startswith("/batch/") else None
+        assert broken_rules(console) == [], page
+
+
+def broken_rules(page: Page) -> list[str]:
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")
+    return [
+        f"{rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
