@@ -5,11 +5,12 @@ Owes nothing to the state's own invariants.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
+from raybatch.core.chores import BURIAL, CLOSING
 from raybatch.core.model import TERMINAL, Batch, BatchStatus, ChunkState, PartFile
 from raybatch.core.policy import Policy
 from raybatch.core.rounds import visible_parts
@@ -19,6 +20,8 @@ from tests.simulation.engine import DiskRow, tally_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+MOMENT_S: Final = 0.001
 
 
 def check_served(world: World) -> None:
@@ -60,6 +63,49 @@ def check_deadlines(world: World, changes: tuple[c.DurableChange, ...]) -> None:
                 ran_s = world.clock_s - world.began_s[batch_id]
                 window_s = world.state.batches[batch_id].completion_window_s
                 assert ran_s >= window_s - 0.001, f"{batch_id} expires after {ran_s:.1f} s of {window_s}"
+
+
+def check_tokens(world: World, changes: tuple[c.DurableChange, ...]) -> None:
+    """A token is given once, and each is larger than all before it."""
+    for change in changes:
+        if isinstance(change, c.LeaseGranted):
+            newest = world.newest_token
+            assert change.token > newest, (
+                f"chunk {change.chunk_id} is leased under {change.token} after {newest}"
+            )
+            world.newest_token = change.token
+
+
+def check_leases(world: World, event: e.Event, changes: tuple[c.Change, ...], policy: Policy) -> None:
+    """Time alone ends a lease, and does: after its whole period of true seconds, and at the next tick."""
+    ends_s, chunks = world.lease_ends_s, world.state.chunks
+    for change in changes:
+        match change:
+            case c.LeaseReleased(chunk_id) if isinstance(event, e.Tick):
+                early_s = ends_s.pop(chunk_id, float("inf")) - world.clock_s
+                assert early_s <= MOMENT_S, (
+                    f"the lease of chunk {chunk_id} is ended {early_s:.1f} s too early"
+                )
+            case c.LeaseRenewed(chunk_id) if chunk_id in chunks:
+                by_chore = (chunks[chunk_id].engine_id or "").startswith((CLOSING, BURIAL))
+                ends_s[chunk_id] = world.clock_s + (policy.chore_s if by_chore else policy.lease_s)
+    if isinstance(event, e.Tick):
+        for chunk_id, chunk in chunks.items():
+            late_s = world.clock_s - ends_s.get(chunk_id, world.clock_s)
+            leased = chunk.state is ChunkState.LEASED
+            assert not leased or late_s <= MOMENT_S, f"chunk {chunk_id} is held {late_s:.1f} s too long"
+
+
+def check_predecessors(world: World, report: e.EngineReport, commands: tuple[cmd.Command, ...]) -> None:
+    """Once an engine's new process was heard, its old one is sent away, unless the engine counts as lost."""
+    known = world.state.engines.get(report.engine_id)
+    newest = world.heard.get(report.engine_id, report.incarnation)
+    if known is None or known.lost or report.incarnation >= newest:
+        world.heard[report.engine_id] = report.incarnation
+        return
+    orders = [one.value for one in commands if isinstance(one, cmd.Reply)]
+    sent_away = all(isinstance(one, cmd.EngineOrders) and one.superseded for one in orders)
+    assert sent_away, f"{report.engine_id}: life {report.incarnation:g} is served beside life {newest:g}"
 
 
 def check_swap(

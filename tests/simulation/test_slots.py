@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from raybatch.core import events as e
-from raybatch.core import placement
 from raybatch.core.model import File
 from tests.simulation.engine import LOAD_S
 from tests.simulation.world import POLICY, SLOT_MODELS, World, live
@@ -64,26 +62,3 @@ def test_batches_that_one_turn_can_hold_cost_one_load_each() -> None:
     world = crowded(rows=300)
     world.settle()
     assert len(world.swaps) == len(SLOT_MODELS) - 1
-
-
-def _never_over(*_: Any) -> bool:
-    return False
-
-
-def _always_over(*_: Any) -> bool:
-    return True
-
-
-def _work_everywhere(*_: Any) -> Any:
-    """A model whose rows are done is loaded once more."""
-    return [placement._Backlog(model, 0, 0) for model in SLOT_MODELS]
-
-
-@pytest.mark.parametrize(
-    ("name", "mistake"),
-    [("_turn_is_over", _never_over), ("_turn_is_over", _always_over), ("_backlogs", _work_everywhere)],
-)
-def test_the_world_notices(name: str, mistake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, name, mistake)
-    with pytest.raises(AssertionError, match="seed "):
-        live_all(range(30), slots=1)

@@ -1,13 +1,14 @@
 """A small deterministic world around the real ``decide``: clients, engines and chores whose words are lost,
 repeated and reordered, engines that are born again or come back as zombies, a scheduler that forgets what it
-did not remember.
+did not remember, a network that is cut for a while, clocks that are set.
 
-One seed is one history.
+One seed is one history. Each step draws from a stream of its own, so that a history can be played again
+without some of its steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 from typing import Final
@@ -25,7 +26,17 @@ from raybatch.ledger.contract import Ledger
 from raybatch.ledger.memory import MemoryLedger
 from tests.simulation.clients import Clients
 from tests.simulation.engine import DiskRow, Finished, SimEngine, part_of
-from tests.simulation.judge import check_deadlines, check_models, check_served, check_swap, rows_of
+from tests.simulation.judge import (
+    check_deadlines,
+    check_leases,
+    check_models,
+    check_predecessors,
+    check_served,
+    check_swap,
+    check_tokens,
+    rows_of,
+)
+from tests.simulation.transcript import Transcript
 
 POLICY: Final = Policy(
     lease_s=10.0,
@@ -44,15 +55,70 @@ MODELS: Final = ("small", "large")
 SLOT_MODELS: Final = ("small", "large", "huge")
 MIXED_ROWS: Final = (90, 301)  #: uploads with so many rows name all models
 STEPS: Final = 700
+CHECK_EVERY_STEPS: Final = 25
 ROUNDS_MAX: Final = 300
+TURNS_MAX: Final = 100_000  #: of one exchange of messages without a fault
+
+Step = tuple[int, str]  #: its number, which is what it draws from, and what happens
+Plan = Sequence[Step]
+
+#: what may happen in a step, and how often it does beside the others
+ACTIONS: Final = {
+    "deliver": 30,
+    "deliver_reply": 30,
+    "deliver_again": 3,
+    "engine_reports": 14,
+    "engine_runs": 16,
+    "engine_flushes": 16,
+    "chore_runs": 8,
+    "time_passes": 8,
+    "client_creates": 3,
+    "client_cancels": 1,
+    "client_retries": 1,
+    "client_pauses": 1,
+    "client_deletes_a_file": 1,
+    "client_deletes_a_batch": 1,
+    "engine_is_born_again": 1,
+    "scheduler_dies": 1,
+    "clock_is_set": 1,
+    "network_is_cut": 1,
+}
+
+
+class Broken(AssertionError):
+    """A history in which something did not hold: what must never happen did (safety), or what must happen
+    did not (liveness).
+    """
+
+    def __init__(self, world: World, error: Exception) -> None:
+        self.seed, self.slots, self.error = world.seed, world.slots, error
+        self.played = world.played
+        self.kind = "liveness" if isinstance(error, Stuck) else "safety"
+        when = "with faults" if world.faults else "after the faults had stopped"
+        shown = str(error) if isinstance(error, AssertionError) and str(error) else repr(error)
+        super().__init__(f"seed {world.seed}: {self.kind}, {when}, at commit {world.seq}: {shown}")
+
+
+class Stuck(AssertionError):
+    """Nothing is broken, and no end in sight."""
+
+
+def plan_of(seed: int, steps: int = STEPS) -> Plan:
+    names = Random(f"plan {seed}").choices(list(ACTIONS), list(ACTIONS.values()), k=steps)
+    return list(enumerate(names))
 
 
 def durable(state: State) -> tuple[object, ...]:
-    """What a restart must bring back, order included where a decision depends on it."""
+    """What a restart must bring back, order included where a decision depends on it.
+
+    Batches are in the order of their ``created_at``, as the ledger has them. In the state, which a start
+    makes from the journal, those created before the wall clock was set back come first all the same.
+    """
+    batches = dict(sorted(state.batches.items(), key=lambda item: item[1].created_at))
     parts = {batch_id: parts for batch_id, parts in state.parts.items() if parts}
     return (
         state.files,
-        list(state.batches.items()),
+        list(batches.items()),
         state.chunks,
         parts,
         state.next_token,
@@ -63,25 +129,34 @@ def durable(state: State) -> tuple[object, ...]:
         state.rates,
         state.next_entry_id,
         state.all_paused,
-        list(state.active),
+        [batch_id for batch_id in batches if batch_id in state.active],
     )
 
 
-def live(seed: int, slots: int = 0) -> World:
-    """A whole history: some time with faults, then without. Raises AssertionError naming the seed."""
-    world = World(seed, slots=slots)
+def live(
+    seed: int, slots: int = 0, plan: Plan | None = None, told: Transcript | None = None, every: int = 0
+) -> World:
+    """A whole history: some time with faults, then without. Raises Broken, naming the seed.
+
+    ``plan``: the steps to play of it, all without one. ``every``: so many steps the judge looks once.
+    """
+    world = World(seed, slots=slots, told=told)
     try:
-        world.run(STEPS)
+        world.play(plan_of(seed) if plan is None else plan, every or CHECK_EVERY_STEPS)
         world.settle()
     except Exception as error:
-        raise AssertionError(f"seed {seed} at commit {world.seq}: {error!r}") from error
+        raise Broken(world, error) from error
     return world
 
 
 class World:
-    def __init__(self, seed: int, ledger: Ledger | None = None, *, slots: int = 0) -> None:
+    def __init__(
+        self, seed: int, ledger: Ledger | None = None, *, slots: int = 0, told: Transcript | None = None
+    ) -> None:
         """``slots``: engines that serve three models in turns, instead of some that serve one of two each."""
+        self.seed, self.slots = seed, slots
         self.rng = Random(seed)
+        self.told = told
         self.ledger = ledger or MemoryLedger()
         self.state = State()
         self.seq = 0
@@ -100,6 +175,11 @@ class World:
         self.uploads: dict[str, tuple[int, bool]] = {}  #: by file: its rows, and whether they are sound
         self.ended: dict[tuple[str, int], Batch] = {}  #: by id and round
         self.began_s: dict[str, float] = {}  #: by batch: when its completion window did
+        self.lease_ends_s: dict[int, float] = {}  #: by chunk, as this scheduler's life has promised
+        self.heard: dict[str, float] = {}  #: by engine: the newest life that this scheduler's life heard of
+        self.newest_token = 0
+        self.played = 0  #: steps
+        self.cut_until_s: dict[str, float] = {}  #: by engine: while nothing gets through to it or from it
         self.models = SLOT_MODELS if slots else MODELS
         self.engines = [
             SimEngine(f"slot{i}", 0.0, None, self.rng, slot=True).born_again() for i in range(slots)
@@ -115,37 +195,28 @@ class World:
 
     def run(self, steps: int) -> None:
         """Faults and all."""
+        self.play(plan_of(self.seed, steps))
+
+    def play(self, plan: Plan, check_every: int = CHECK_EVERY_STEPS) -> None:
         clients = Clients(self)
-        actions: list[tuple[int, Callable[[], None]]] = [
-            (30, self._deliver),
-            (30, self._deliver_reply),
-            (3, self._deliver_again),
-            (14, self._engine_reports),
-            (16, self._engine_runs),
-            (16, self._engine_flushes),
-            (8, self._chore_runs),
-            (8, self._time_passes),
-            (3, clients.creates),
-            (1, clients.cancels),
-            (1, clients.retries),
-            (1, clients.pauses),
-            (1, clients.deletes_a_file),
-            (1, clients.deletes_a_batch),
-            (1, self._engine_is_born_again),
-            (1, self._scheduler_dies),
-            (1, self._clock_is_set),
-        ]
-        weights = [weight for weight, _ in actions]
-        for step, (_, action) in enumerate(self.rng.choices(actions, weights, k=steps)):
+        for played, (number, name) in enumerate(plan):
+            self.rng.seed(self.seed * 1_000_003 + number)
             self.clock_s += self.rng.random() * 0.05
-            action()
-            if step % 25 == 0:
+            if name.startswith("client_"):
+                getattr(clients, name.removeprefix("client_"))()
+            else:
+                getattr(self, f"_{name}")()
+            self.played = played + 1
+            if played % check_every == 0:
                 check_served(self)
         check_served(self)
 
     def settle(self) -> None:
         """Faults stop; every batch must end."""
+        self.tell("the faults stop")
         self.faults = False
+        self.rng.seed(self.seed)
+        self.cut_until_s.clear()
         self.zombies.clear()
         self.to_scheduler = [event for event in self.to_scheduler if not isinstance(event, e.PauseAsked)]
         for batch_id in (None, *self.state.batches):
@@ -170,21 +241,31 @@ class World:
                 break
         check_served(self)
         left = [self.state.batches[batch_id] for batch_id in self.state.active]
-        assert not left, f"still active after {ROUNDS_MAX} rounds without a fault: {left}"
+        if left:
+            named = ", ".join(
+                f"{one.batch_id} {one.status} {one.finished_rows} of {one.total} rows" for one in left
+            )
+            raise Stuck(f"still active after {ROUNDS_MAX} rounds without a fault: {named}")
 
     def happen(self, event: e.Event) -> None:
         """One turn of the scheduler: decide, apply, remember, speak; it may die between any two of them."""
         decision = decide(self.state, event, self._now(), POLICY)
+        if self.told is not None:
+            self.told.decided(self.clock_s, self.state, event, decision)
         if isinstance(event, e.EngineReport):
             check_swap(self.state, event, decision.commands, POLICY)
             check_models(self, event, decision.commands)
+            check_predecessors(self, event, decision.commands)
         images = tuple(image for change in decision.changes for image in self.state.apply(change))
+        check_leases(self, event, decision.changes, POLICY)
         if self.chance(0.004):
+            self.tell("the scheduler dies before it remembers that")
             self._restart_scheduler()
             return
         self._commit(decision.changes, images)
         check_invariants(self.state)
         if self.chance(0.004):
+            self.tell("the scheduler dies before it says so")
             self._restart_scheduler()
             return
         for command in decision.commands:
@@ -202,6 +283,7 @@ class World:
         by_s = self.rng.choice((-7200.0, 7200.0, 1e9))
         known = len(self.history)
         self.ahead_s += by_s
+        self.tell(f"the wall clock is set by {by_s:+,.0f} s")
         self.happen(e.Tick())
         moved = any(isinstance(one, c.ClockJumped) for changes, _ in self.history[known:] for one in changes)
         if self.state.clock_offset_s is None and not moved:
@@ -216,15 +298,28 @@ class World:
         self.ledger.commit(self.seq, images)
         self.history.append((remembered, images))
         self.deleted |= {change.batch_id for change in remembered if isinstance(change, c.BatchDeleted)}
+        check_tokens(self, remembered)
         check_deadlines(self, remembered)
 
     def _scheduler_dies(self) -> None:
         if self.chance(0.5):
+            self.tell("the scheduler dies")
             self._restart_scheduler()
+
+    def _network_is_cut(self) -> None:
+        """Between one engine and the scheduler, both ways."""
+        engine, for_s = self._any_engine(), self.rng.choice((2.0, 9.0, 30.0))
+        self.cut_until_s[engine.engine_id] = self.clock_s + for_s
+        self.tell(f"{engine.engine_id} is cut off for {for_s:.0f} s")
+
+    def _is_cut(self, engine_id: str) -> bool:
+        return self.clock_s < self.cut_until_s.get(engine_id, 0.0)
 
     def _restart_scheduler(self) -> None:
         self.boot_s = self.clock_s - self.rng.random() * 1000.0
         self.state = State()
+        self.lease_ends_s.clear()
+        self.heard.clear()
         remembered = self.ledger.load()
         assert remembered.seq == self.seq
         self.state.load(remembered.images)
@@ -260,7 +355,9 @@ class World:
         event = self.to_scheduler.pop(place)
         if self.chance(0.1):
             self.echoes.append(event)
-        if not self.chance(0.1):
+        if self._is_cut(sender_of(event)) or self.chance(0.1):
+            self.tell(f"lost: {type(event).__name__} of {sender_of(event)}")
+        else:
             self.happen(event)
 
     def _deliver_again(self) -> None:
@@ -268,6 +365,7 @@ class World:
         if self.echoes:
             event = self.rng.choice(self.echoes)
             if not (isinstance(event, e.BatchAsked) and event.batch_id in self.deleted):
+                self.tell("once more, what was said before:")
                 self.happen(event)  # nobody deletes a batch while asking for it
 
     def _deliver_reply(self) -> None:
@@ -281,15 +379,20 @@ class World:
             self._hear(reply)
 
     def _drain_messages(self) -> None:
-        while self.to_scheduler or self.replies:
+        for _ in range(TURNS_MAX):
+            if not self.to_scheduler and not self.replies:
+                return
             while self.replies:
                 self._hear(self.replies.pop(0))
             if self.to_scheduler:
                 self.happen(self.to_scheduler.pop(0))
+        raise Stuck(f"{TURNS_MAX} messages without a fault, and still more: {self.to_scheduler[:1]}")
 
     def _hear(self, reply: cmd.Reply) -> None:
         kind, _, rest = reply.reply_to.partition("/")
         for engine in (*self.engines, *self.zombies):
+            if self._is_cut(engine.engine_id):
+                continue
             if kind == "engine" and isinstance(reply.value, cmd.EngineOrders):
                 if rest.startswith(f"{engine.engine_id}/{engine.incarnation}/"):
                     engine.obey(reply.value, self.clock_s, self.models[0])
@@ -306,7 +409,11 @@ class World:
             self.to_scheduler.append(engine.report(wants_rows=wants_rows, now_s=self.clock_s))
 
     def _engine_runs(self) -> None:
-        self._any_engine().run_rows()
+        engine = self._any_engine()
+        before = len(engine.finished)
+        engine.run_rows()
+        if len(engine.finished) > before:
+            self.tell(f"{engine.engine_id} has run {len(engine.finished) - before} rows")
 
     def _engine_flushes(self) -> None:
         engine = self._any_engine()
@@ -324,8 +431,10 @@ class World:
         place = self.rng.randrange(len(self.engines))
         old = self.engines[place]
         self.engines[place] = old.born_again()
-        if self.chance(0.5):
+        left_behind = self.chance(0.5)
+        if left_behind:
             self.zombies.append(old)
+        self.tell(f"{old.engine_id} is born again" + (", its predecessor lives on" if left_behind else ""))
 
     def _swap_slots(self) -> None:
         """Models are loaded, or are not; a slot that has left its model is born again for the next one."""
@@ -411,6 +520,12 @@ class World:
         part = PartFile(part_id, path, 1, len(rows), "crc32c:0", level)
         return e.PartsCompacted(command.batch_id, part, tuple(part.part_id for part in command.parts))
 
+    # -- telling -------------------------------------------------------------------------------------------
+
+    def tell(self, what: str) -> None:
+        if self.told is not None:
+            self.told.happened(self.clock_s, what)
+
     # -- time and chance ------------------------------------------------------------------------------------
 
     def _time_passes(self) -> None:
@@ -427,3 +542,16 @@ class World:
     def draw(self) -> int:
         self._drawn += 1
         return self._drawn
+
+
+def sender_of(event: e.Event) -> str:
+    """The engine that says so, or else what does."""
+    match event:
+        case e.EngineReport():
+            return event.engine_id
+        case e.PartWritten() if event.reply_to.startswith("part/"):
+            return event.reply_to.split("/")[1]
+        case e.PartWritten() | e.IntakeEnded() | e.PartsCompacted() | e.ChoreBroke():
+            return "a chore"
+        case _:
+            return "a client"
