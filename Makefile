@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat
+.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat queues soak mutants simulate browser console screenshots
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -14,7 +14,7 @@ install:  ## make .venv from the lock that fits this machine (RAYBATCH_LOCK=cpu 
 demo: install  ## a batch from upload to results, on the model that comes with the installation
 	.venv/bin/raybatch demo
 
-test: install clients lint  ## everything that can be checked on this machine
+test: install clients browser lint  ## everything that can be checked on this machine
 	.venv/bin/pytest
 
 long: install  ## the tests that take minutes each
@@ -35,6 +35,19 @@ kills: install  ## kill what runs a batch, five times each, and check every row
 
 faults: install  ## break all that can break under a batch, and check every row (docs/durability.md)
 	.venv/bin/python -m jobs.faults
+
+queues: install  ## the same kills on raybatch, Celery and Procrastinate; needs Debian's redis-server and postgresql
+	@bash requirements/queues.sh
+	.venv/bin/python -m jobs.queues
+
+soak: install  ## hours of use (HOURS=1), and what grows meanwhile
+	.venv/bin/python -m jobs.soak --hours $(or $(HOURS),1)
+
+simulate: install  ## histories of the simulated world, SEEDS=1000 of them (docs/simulation.md)
+	.venv/bin/python -m tests.simulation.simulate --seeds $(or $(SEEDS),1000)
+
+mutants: install  ## put each known bug into the code in turn, and see that the simulation notices it
+	.venv/bin/python -m tests.simulation.mutants
 
 memory: install  ## peak memory of each process, small batch against large
 	.venv/bin/python -m jobs.memory
@@ -59,9 +72,19 @@ conformance: install  ## the ledger's suite on the next DuckDB
 ports: install  ## every listening port, and what it tells a stranger
 	.venv/bin/python -m jobs.ports
 
+browser: clients  ## make .cache/browser: a Chromium and the accessibility rules, from npm
+	@bash tests/console/browser.sh
+
+console: install browser  ## the web console in a real browser
+	.venv/bin/pytest tests/console
+
+screenshots: install browser  ## docs/pictures: every page of the console, light, dark and on a phone
+	.venv/bin/python -m tests.console.pictures
+
 lock: install  ## resolve every lock in requirements anew
 	@bash requirements/lock.sh
 	@bash requirements/clients.sh lock
+	@bash requirements/queues.sh lock
 
 clean:  ## remove what was built in this checkout
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache *.egg-info

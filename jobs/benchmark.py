@@ -14,6 +14,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
 from jobs import sharing as shared
@@ -97,12 +98,12 @@ def intake(
 ) -> None:
     """From an upload's first byte to the running batch, ÷ one json.loads of every line; and memory."""
     with echo_cluster(*(assignments or ())) as cluster:
-        done = intake_speed.measure(cluster, lines, line_bytes, rounds, Console(stderr=True).print)
-    report = intake_speed.report(done)
-    Console().print(tables.intake(done, report["ratio"]))
+        done, growth = intake_speed.measure(cluster, lines, line_bytes, rounds, Console(stderr=True).print)
+    report = intake_speed.report(done, growth)
+    Console().print(tables.intake(done, report))
     _write(report, json_path)
     if plot_path is not None:
-        plots.intake(done, plot_path)
+        plots.intake(done, growth, plot_path)
 
 
 @app.command()
@@ -121,6 +122,26 @@ def results(
     _write(report, json_path)
     if plot_path is not None:
         plots.results(done, plot_path)
+
+
+@app.command()
+def eta(
+    run_s: Annotated[float, typer.Option(min=10, help="How long a batch takes, about.")] = 60.0,
+    rows_per_s: Annotated[float, typer.Option(min=1, help="How fast the echo engine answers.")] = 50.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """The time left that a batch shows, held against its real end after 10, 25 and 50 % of the run."""
+    settings = (*told.settings_for(rows_per_s), *(assignments or ()))
+    with echo_cluster(*settings) as cluster:
+        done = told.measure(cluster, round(rows_per_s * run_s), rounds, Console(stderr=True).print)
+    report = told.report(done)
+    Console().print(tables.eta(done, report))
+    _write(report, json_path)
+    if plot_path is not None:
+        plots.eta(done, plot_path)
 
 
 def _write(report: dict[str, Any], path: Path | None) -> None:

@@ -72,7 +72,7 @@ def measure(
             say(f"round {number + 1}: whole {done[-1].whole:.2f}, validation {done[-1].validation:.2f}")
         with sampled(cluster.home) as large:
             _take_in(cluster, path, lines)
-    growth = {role: large[role].pss_bytes - small[role].pss_bytes for role in ROLES if role in small}
+    growth = {str(role): large[role].pss_bytes - small[role].pss_bytes for role in ROLES if role in small}
     return done, growth
 
 

@@ -6,10 +6,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from jobs import intake_speed, result_speed
+from jobs import intake_speed, queues_run, result_speed
+from jobs.eta import WORKLOADS, Course
 from jobs.memory import MIB
 from jobs.runs import STEADY, Ratio, Run
 from jobs.sharing import Round
+from jobs.soak_samples import AT, RAYS_FILES, Sample
 
 GROWTH_MAX_MIB: Final = 100
 COMPLETED_MAX_S: Final = 1.0
@@ -71,7 +73,7 @@ def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def intake(rounds: list[intake_speed.Round], path: Path) -> None:
+def intake(rounds: list[intake_speed.Round], growth_bytes: dict[str, int], path: Path) -> None:
     """One bar a round and way: what it took of the goal, twice a pass of json.loads."""
     from matplotlib.figure import Figure
 
@@ -82,11 +84,11 @@ def intake(rounds: list[intake_speed.Round], path: Path) -> None:
         times.bar(place - 0.2, round_.loads_s, 0.36, color=COLOURS[1])
         times.bar(place + 0.2, round_.upload_s, 0.36, color=COLOURS[0], alpha=0.5)
         times.bar(place + 0.2, round_.validate_s, 0.36, bottom=round_.upload_s, color=COLOURS[0])
-        memory.bar(place, sum(round_.growth_bytes.values()) / MIB, 0.5, color=COLOURS[0])
     times.legend(["json.loads", "upload", "create to in_progress"], frameon=False)
     times.set(xlabel="round", ylabel="seconds")
+    memory.bar(list(growth_bytes), [grown / MIB for grown in growth_bytes.values()], color=COLOURS[0])
     memory.axhline(GROWTH_MAX_MIB, color="grey", linestyle=":")
-    memory.set(xlabel="round", ylabel="MiB that the processes grow by; dotted: the limit")
+    memory.set(ylabel="MiB more than for a few lines; dotted: the limit")
     figure.suptitle(f"{rounds[0].lines:,} lines, {rounds[0].size_bytes / MIB:,.0f} MiB", fontsize=10)
     figure.savefig(path, dpi=120)
 
@@ -107,4 +109,65 @@ def results(rounds: list[result_speed.Round], path: Path) -> None:
     ended.set(xlabel="round", ylabel="seconds from last row to completed; dotted: the limit")
     reading.set_xticks(range(4), ["download", "static file", "SQL", "DuckDB"])
     reading.set(ylabel="seconds", ylim=(0, None))
+    figure.savefig(path, dpi=120)
+
+
+def soak(samples: list[Sample], warm_up: float, path: Path) -> None:
+    """Each figure over time: memory by role, open files, journal and ledger, files."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    memory, descriptors, state, files = figure.subplots(2, 2).flat
+    for name in sorted({name for sample in samples for name in sample} - {AT}):
+        axes = memory if name.endswith(" MiB") else descriptors
+        axes = {"journal MiB": state, "ledger MiB": state, "files": files, RAYS_FILES: files}.get(name, axes)
+        told = [(sample[AT] / 60, sample[name]) for sample in samples if name in sample]
+        axes.plot(*zip(*told, strict=True), linewidth=1, label=name.removesuffix(" MiB"))
+    titles = {"PSS (MiB)": memory, "open files": descriptors, "on disk (MiB)": state, "files": files}
+    for title, axes in titles.items():
+        axes.axvline(warm_up * samples[-1][AT] / 60, color="grey", linestyle=":")
+        axes.set(xlabel="minutes; dotted: growth is judged from here on", ylim=(0, None))
+        axes.set_title(title, fontsize=10)
+    memory.legend(fontsize=7, frameon=False, ncols=2)
+    for axes in (state, files):
+        axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def queues(runs: list[queues_run.Run], path: Path) -> None:
+    """Results over time, an axes for each arm: without kills, and with them."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run.arm for run in runs))
+    figure = Figure(figsize=(4 * len(names), 4.2), layout="constrained")
+    for axes, name in zip(
+        figure.subplots(1, len(names), squeeze=False, sharex=True).flat, names, strict=True
+    ):
+        for run in runs:
+            if run.arm == name:
+                colour = COLOURS[1 if run.kills else 0]
+                axes.step(*zip(*run.over_time, strict=True), where="post", color=colour, linewidth=1)
+                for kill in run.kills:
+                    axes.axvline(kill.at_s, color="grey", linewidth=0.6, linestyle=":")
+        axes.set(xlabel="seconds; dotted: a kill", ylabel="results to be seen", ylim=(0, None))
+        axes.set_title(name, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def eta(courses: list[Course], path: Path) -> None:
+    """A picture a workload: the end as it was foretold at each moment, over the real one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for workload, axes in zip(WORKLOADS, figure.subplots(1, len(WORKLOADS), sharey=True), strict=True):
+        for course in (course for course in courses if course.workload == workload):
+            told = [(look.at_s, look.p50_s, look.p90_s) for look in course.looks if look.p50_s is not None]
+            at = [100 * at_s / course.took_s for at_s, _, _ in told]
+            for place, style in ((1, "-"), (2, ":")):
+                ends = [(look[0] + (look[place] or 0.0)) / course.took_s for look in told]
+                axes.plot(at, ends, style, color=COLOURS[place - 1], linewidth=1, alpha=0.8)
+        axes.axhspan(0.9, 1.1, color="grey", alpha=0.15)
+        axes.set(xlabel="% of the run", ylim=(0.5, 1.5), xlim=(0, 100))
+        axes.set_title(f"{workload}: median, and what nine of ten beat (dotted)", fontsize=10)
+        axes.set_ylabel("foretold end ÷ real end")
     figure.savefig(path, dpi=120)

@@ -9,9 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from jobs import intake_speed, result_speed
-from jobs.memory import MIB
+from jobs.eta import SHARES, Course
 from jobs.runs import Ratio, Run
 from jobs.sharing import Round
+from jobs.soak_samples import AT, Sample
+from jobs.soak_use import Tally
 
 
 def parity(runs: list[Run], ratios: Mapping[str, Ratio]) -> Iterator[Table]:
@@ -30,13 +32,15 @@ def sharing(rounds: list[Round], ratios: Mapping[str, Ratio]) -> Table:
     return table
 
 
-def intake(rounds: list[intake_speed.Round], ratios: Mapping[str, Ratio]) -> Table:
-    table = Table("seconds", "json.loads", "upload", "create to in_progress", "growth MiB", title="intake")
+def intake(rounds: list[intake_speed.Round], report: Mapping[str, Any]) -> Table:
+    table = Table("seconds", "json.loads", "upload", "create to in_progress", title="intake")
     for round_ in rounds:
         times = (round_.loads_s, round_.upload_s, round_.validate_s)
-        growth = sum(round_.growth_bytes.values()) / MIB
-        table.add_row(f"round {round_.number + 1}", *(f"{seconds:.2f}" for seconds in times), f"{growth:.0f}")
-    table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
+        table.add_row(f"round {round_.number + 1}", *(f"{seconds:.2f}" for seconds in times))
+    grown = ", ".join(f"{role} {size:+}" for role, size in report["growth_mib"].items())
+    table.caption = "\n".join(
+        [*(f"{name}: {_told(ratio)}" for name, ratio in report["ratio"].items()), f"MiB at the peak: {grown}"]
+    )
     return table
 
 
@@ -55,6 +59,59 @@ def results(rounds: list[result_speed.Round], report: Mapping[str, Any]) -> Tabl
         table.add_row(f"round {round_.number + 1}", *(f"{seconds:.3f}" for seconds in times))
     ratios = {"completed after s": report["completed_after_s"], **report["ratio"]}
     table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
+    return table
+
+
+def soak(tally: Tally, slopes: Mapping[str, float], samples: list[Sample]) -> Table:
+    table = Table("sampled", "first", "last", "highest", "an hour", title="soak")
+    for name, slope in slopes.items():
+        seen = [sample[name] for sample in samples if name in sample]
+        figures = (f"{figure:,.1f}" for figure in (seen[0], seen[-1], max(seen)))
+        table.add_row(name, *figures, f"{slope:+,.1f}")
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(tally.batches.items()))
+    table.caption = (
+        f"{samples[-1][AT] / 60:.0f} min, {tally.rows:,} rows; batches: {ended}; {tally.pauses} pauses,"
+        f" {tally.kills.total()} kills; lost {tally.lost}, duplicated {tally.duplicated},"
+        f" unexpected {tally.unexpected}"
+    )
+    return table
+
+
+def queues(arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("", *arms, title="under kills")
+    for name, words in (
+        ("kills", "kills"),
+        ("lost", "rows lost"),
+        ("duplicated", "results doubled"),
+        ("begun_again", "rows begun again"),
+        ("ended_again", "effects repeated"),
+    ):
+        figures = [arm[name] for arm in arms.values()]
+        table.add_row(words, *("none to repeat" if figure is None else f"{figure:,}" for figure in figures))
+    for what in next(iter(arms.values()))["stall_s"]:
+        stalls = [arm["stall_s"].get(what) for arm in arms.values()]
+        table.add_row(
+            f"stall, {what} killed (s)", *("" if stall is None else _told(stall, 1) for stall in stalls)
+        )
+    for name, words in (
+        ("calm_rows_per_s", "rows/s without kills"),
+        ("stormy_rows_per_s", "rows/s with kills"),
+    ):
+        table.add_row(words, *(_told(arm[name], 1) for arm in arms.values()))
+    return table
+
+
+def eta(courses: list[Course], report: Mapping[str, Any]) -> Table:
+    shares = [f"off after {share:.0%}" for share in SHARES]
+    table = Table("run", "seconds", *shares, "ended within the band", title="time left")
+    for course in courses:
+        offs = (f"{course.error(share):.1%}" for share in SHARES)
+        within = sum(course.in_band(share) for share in SHARES)
+        name = f"{course.workload} {course.number + 1}"
+        table.add_row(name, f"{course.took_s:.1f}", *offs, f"{within} of {len(SHARES)}")
+    lines = [f"{name}: {_told(ratio)}" for name, ratio in report["ratio"].items()]
+    lines += [f"{name} within the band: {arm['in_band']:.0%}" for name, arm in report["arms"].items()]
+    table.caption = "\n".join(lines)
     return table
 
 
@@ -85,5 +142,5 @@ def _median(figures: Iterable[float]) -> float:
     return statistics.median(figures)
 
 
-def _told(ratio: Ratio) -> str:
-    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+def _told(ratio: Ratio, digits: int = 3) -> str:
+    return f"{ratio.median:.{digits}f} ({ratio.low:.{digits}f} to {ratio.high:.{digits}f})"
