@@ -309,6 +309,8 @@ class EngineLoop:
     def _wanted_rows(self) -> int:
         if self._window is None or self._phase is not e.EnginePhase.READY or not self._window.window_rows:
             return 0
+        if self._dead.is_set():
+            return 0
         credit = self._credit_rows()
         if self._window.uncommitted_rows > 4 * credit:  # commits do not keep up: a full disk, say
             return 0

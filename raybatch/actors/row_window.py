@@ -73,7 +73,7 @@ class RowWindow:
         self._died = died
         self._lines: dict[str, _Line] = {}  #: by batch: leases with waiting rows, and what is in flight
         self._tasks: dict[asyncio.Task[None], tuple[HeldLease, RequestRow]] = {}
-        self._fallen: list[tuple[HeldLease, RequestRow]] = []  #: rows that the engine's death ended
+        self._fallen: list[tuple[HeldLease, RequestRow]] = []  #: with the engine; none starts after
         self._open = True
         self.window_rows = window_rows
         self.held: dict[int, HeldLease] = {}  #: by chunk id, until settled
@@ -175,7 +175,7 @@ class RowWindow:
     # -- rows ----------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        while self._open and len(self._tasks) < self.window_rows:
+        while self._open and not self._fallen and len(self._tasks) < self.window_rows:
             held = self._next()
             if held is None:
                 return

@@ -11,6 +11,7 @@ from raybatch.actors.row_window import RowWindow
 from raybatch.core.commands import Lease
 from raybatch.core.rows import full
 from raybatch.engine.contract import EngineReply, Progress
+from raybatch.errors import EngineDied
 
 
 @dataclass
@@ -115,6 +116,29 @@ async def test_a_row_without_an_answer_in_time_gets_an_error_row_and_leaves_its_
         one_ended.clear()
     assert gate.asked == ["b0", "b1"]
     assert [row.error_code for row in rows.take_finished("b")[1]] == ["request_timeout"] * 2
+    rows.close()
+    rows.abort()
+
+
+class Dying(Gate):
+    """Whatever it is asked, it is gone."""
+
+    async def generate(self, url: str, body: bytes, request_id: str) -> EngineReply:
+        self.asked.append(body.decode())
+        await settled()
+        raise EngineDied("gone")
+
+
+async def test_no_row_enters_a_dead_engine_and_only_those_in_flight_are_told() -> None:
+    engine, deaths = Dying(), list[int]()
+    rows = RowWindow(engine, "e", 3, 3, changed=lambda: None, died=lambda: deaths.append(1))
+    rows.add(lease("b", 1, 10), requests("b", 10))
+    while len(deaths) < 3:
+        await settled()
+    await settled()
+    assert engine.asked == ["b0", "b1", "b2"]
+    (told,) = rows.rows_at_death()
+    assert told.rows == 0b111
     rows.close()
     rows.abort()
 
