@@ -46,7 +46,8 @@ class World:
             self.parts.append(replace(part, masked=tuple(refused), round=self.batch.round))
 
     def compact(self) -> None:
-        of_round = [part for part in self.parts if part.round == self.chance.randint(1, self.batch.round)]
+        round_number = self.chance.randint(1, self.batch.round)
+        of_round = [part for part in self.parts if part.round == round_number]
         group = self.chance.sample(of_round, min(len(of_round), 3))
         if group:
             run = replace(compact(self.home, "batch_1", self.name(), group), round=group[0].round)
