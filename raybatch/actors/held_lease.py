@@ -28,6 +28,7 @@ class HeldLease:
     running: int = 0
     finished: list[ResultRow] = field(default_factory=list)  #: not yet in a part
     writing: int = 0  #: rows in a part that has no verdict yet
+    fallen: bool = False  #: some of its rows were in flight when the engine died: held till that is told
     dropped: bool = False  #: no longer ours, or its batch was cancelled: what is finished is still offered
 
     @property
@@ -41,7 +42,7 @@ class HeldLease:
 
     @property
     def settled(self) -> bool:
-        return self.idle and not self.finished and not self.writing
+        return self.idle and not self.finished and not self.writing and not self.fallen
 
 
 def slice_of(lease: Lease, rows: list[ResultRow]) -> PartSlice:

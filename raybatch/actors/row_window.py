@@ -200,6 +200,7 @@ class RowWindow:
         if not task.cancelled():
             error = task.exception()
             if isinstance(error, EngineDied):
+                held.fallen = True
                 self._fallen.append((held, row))
                 self._died()
             elif error is not None:

@@ -143,6 +143,17 @@ async def test_no_row_enters_a_dead_engine_and_only_those_in_flight_are_told() -
     rows.abort()
 
 
+async def test_a_lease_whose_only_row_fell_with_the_engine_is_held_until_that_is_told() -> None:
+    deaths = list[int]()
+    rows = RowWindow(Dying(), "e", 3, 3, changed=lambda: None, died=lambda: deaths.append(1))
+    rows.add(lease("b", 1, 1), requests("b", 1))
+    while not deaths:
+        await settled()
+    rows.close()
+    rows.forget_settled()
+    assert list(rows.held) == [1]
+
+
 async def test_a_lease_given_back_starts_no_row_and_keeps_what_runs() -> None:
     gate = Gate()
     rows = window(gate, 2)
