@@ -7,12 +7,14 @@ what it measures and removes it afterwards.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
@@ -60,9 +62,7 @@ def parity(
     with p.both_arms(settings, say) as arms:
         runs = p.measure(arms, cores, rows, rounds, say)
     report = p.report(runs, settings, cores)
-    for table in tables.parity(runs, report["ratio"]):
-        Console().print(table)
-    _write(report, json_path)
+    _tell(tables.parity(runs, report["ratio"]), report, json_path)
     if plot_path is not None:
         plots.parity(runs, BATCH, LLM, report["ratio"], plot_path)
 
@@ -81,8 +81,7 @@ def sharing(
     with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
         done = shared.measure(cluster, small_rows, large_rows, rounds, Console(stderr=True).print)
         report = shared.report(done, cluster)
-    Console().print(tables.sharing(done, report["ratio"]))
-    _write(report, json_path)
+    _tell([tables.sharing(done, report["ratio"])], report, json_path)
     if plot_path is not None:
         plots.sharing(done, report["ratio"], plot_path)
 
@@ -100,8 +99,7 @@ def intake(
     with echo_cluster(*(assignments or ())) as cluster:
         done, growth = intake_speed.measure(cluster, lines, line_bytes, rounds, Console(stderr=True).print)
     report = intake_speed.report(done, growth)
-    Console().print(tables.intake(done, report))
-    _write(report, json_path)
+    _tell([tables.intake(done, report)], report, json_path)
     if plot_path is not None:
         plots.intake(done, growth, plot_path)
 
@@ -118,8 +116,7 @@ def results(
     with echo_cluster(*(assignments or ())) as cluster:
         done = result_speed.measure(cluster, rows, rounds, Console(stderr=True).print)
     report = result_speed.report(done)
-    Console().print(tables.results(done, report))
-    _write(report, json_path)
+    _tell([tables.results(done, report)], report, json_path)
     if plot_path is not None:
         plots.results(done, plot_path)
 
@@ -138,13 +135,14 @@ def eta(
     with echo_cluster(*settings) as cluster:
         done = told.measure(cluster, round(rows_per_s * run_s), rounds, Console(stderr=True).print)
     report = told.report(done)
-    Console().print(tables.eta(done, report))
-    _write(report, json_path)
+    _tell([tables.eta(done, report)], report, json_path)
     if plot_path is not None:
         plots.eta(done, plot_path)
 
 
-def _write(report: dict[str, Any], path: Path | None) -> None:
+def _tell(tables: Iterable[Table], report: dict[str, Any], path: Path | None) -> None:
+    for table in tables:
+        Console().print(table)
     if path is not None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
 

@@ -20,6 +20,10 @@ def main(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be given again.")
     ] = None,
     priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher runs first.")] = 0,
+    relaxed: Annotated[
+        bool | None,
+        typer.Option("--relaxed/--strict", help="Bad lines fail alone, and lines may name several models."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the batch has ended.")] = False,
     home: HomeOption = None,
     url: UrlOption = None,
@@ -32,7 +36,7 @@ def main(
     pairs = metadata_pairs(metadata or ())
     found_endpoint = endpoint or first_endpoint(file)
     connection = reach(home, url, api_key)
-    batch_id = create(connection, file, file.name, found_endpoint, pairs, priority)
+    batch_id = create(connection, file, file.name, found_endpoint, pairs, priority, relaxed)
     typer.echo(batch_id)
     if wait:
         finish(follow(connection, batch_id))

@@ -39,17 +39,17 @@ def create(
     endpoint: str,
     metadata: dict[str, str],
     priority: int = 0,
-    validation: str | None = None,
+    relaxed: bool | None = None,
     sent: Sent | None = None,
 ) -> str:
     """Upload the file under ``name`` and create; the new batch's id. Raises as the connection does.
 
-    ``validation``: "strict" or "relaxed"; the server's own choice when not given. ``sent``: called after each
-    part of a large file.
+    ``relaxed``: bad lines fail alone, and lines may name several models; the server's own choice when not
+    given. ``sent``: called after each part of a large file.
     """
     extra: dict[str, Any] = {"priority": priority} if priority else {}
-    if validation is not None:
-        extra["validation"] = validation
+    if relaxed is not None:
+        extra["validation"] = "relaxed" if relaxed else "strict"
     with connection.stock_client() as client, _opened(path) as file:
         batch = client.batches.create(
             input_file_id=_uploaded(client, file, name, sent),

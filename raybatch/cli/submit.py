@@ -50,13 +50,10 @@ def submit(
     """
     connection, console = ctx.ensure_object(Connection), stderr()
     pairs = metadata_pairs(metadata or ())
-    validation = None if relaxed is None else "relaxed" if relaxed else "strict"
     with requests_file(file, model) as path:
         found_endpoint = endpoint or first_endpoint(path)
         with shown_upload(console) as sent:
-            batch_id = create(
-                connection, path, _name(file), found_endpoint, pairs, priority, validation, sent
-            )
+            batch_id = create(connection, path, _name(file), found_endpoint, pairs, priority, relaxed, sent)
     if not as_json:
         typer.echo(batch_id)
     batch = checked(connection, batch_id)

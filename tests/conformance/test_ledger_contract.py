@@ -25,7 +25,8 @@ from raybatch.core.state import Image, State
 from raybatch.ledger.contract import Ledger
 from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.memory import MemoryLedger
-from tests.simulation.world import World, durable
+from tests.ledger.remembered import durable
+from tests.simulation.world import World
 
 Reopen = Callable[[], Ledger]
 

@@ -158,6 +158,10 @@ def test_the_jobs_work_from_a_shell_as_well(shared: EchoCluster, tmp_path: Path)
     batch = shared.get(f"/v1/batches/{_batch_id(ended.stdout)}")
     assert batch["status"] == "failed"
     assert "line 7: This line is not parseable as valid JSON." in ended.stderr
+    relaxed = _shell(shared, "submit_batch", "broken.jsonl", "--relaxed", "--wait", cwd=tmp_path)
+    assert relaxed.returncode == 0, relaxed.stderr
+    counts = shared.get(f"/v1/batches/{_batch_id(relaxed.stdout)}")["request_counts"]
+    assert counts == {"total": 20, "completed": 19, "failed": 1}
 
     missing = _shell(shared, "submit_batch", "absent.jsonl", cwd=tmp_path)
     assert missing.returncode == 1
@@ -174,15 +178,8 @@ def test_the_documented_line_submits_through_rays_own_command(shared: EchoCluste
     assert facts is not None
     ended = subprocess.run(
         [
-            *(
-                Path(sys.executable).parent / "ray",
-                "job",
-                "submit",
-                "--",
-                "python",
-                "-m",
-                "jobs.submit_batch",
-            ),
+            Path(sys.executable).parent / "ray",
+            *("job", "submit", "--", "python", "-m", "jobs.submit_batch"),
             *(tmp_path / "requests.jsonl", "--wait"),
         ],
         env=os.environ

@@ -18,7 +18,7 @@ import pytest
 
 from raybatch.ledger.durable import DurableMemory
 from tests.ledger.history import newest, remember, state_after, ticks
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 COMMITS = 60
 CASES = 8  #: a kind of damage and a file
@@ -60,7 +60,7 @@ from contextlib import closing
 from pathlib import Path
 from raybatch.errors import Corrupt
 from raybatch.ledger.durable import DurableMemory
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 logging.disable()
 for directory in sys.argv[1:]:

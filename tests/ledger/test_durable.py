@@ -21,7 +21,7 @@ from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.durable import DurableMemory
 from raybatch.ledger.journal import Journal
 from tests.ledger.history import applied, newest, remember, state_after, ticks
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 COMMITS = 12
 

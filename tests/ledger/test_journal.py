@@ -14,7 +14,7 @@ from raybatch.errors import Corrupt, DiskFull, OperatorError
 from raybatch.ledger import segment
 from raybatch.ledger.journal import Journal
 from tests.ledger.history import journal_of, newest, replayed, state_after, tick
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 
 def test_what_was_appended_is_replayed(tmp_path: Path) -> None:

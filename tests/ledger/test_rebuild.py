@@ -16,7 +16,7 @@ from raybatch.ledger.journal import Journal
 from raybatch.ledger.rebuild import peek, rebuild, recover
 from raybatch.ledger.segment import scan, segments
 from tests.ledger.history import newest, remember, state_after, tick, ticks
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 COMMITS = 22
 

@@ -19,7 +19,7 @@ from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.durable import DurableMemory
 from raybatch.ledger.segment import scan, segments
 from tests.ledger.history import newest, remember, state_after, tick
-from tests.simulation.world import durable
+from tests.ledger.remembered import durable
 
 FIXTURES = Path(__file__).parent / "fixtures"
 COMMITS = 12  #: in every fixture: what ``ticks`` gave

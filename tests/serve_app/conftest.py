@@ -9,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from raybatch.config import ApiSettings, Home, ModelSettings, Settings
+from raybatch.storage.uploads import UploadStore
 from serve_app.app import build_app
 from tests.serve_app.local_scheduler import LocalScheduler
 
@@ -67,3 +68,8 @@ def client(http: httpx2.AsyncClient) -> AsyncOpenAI:
         max_retries=0,
         _strict_response_validation=True,
     )
+
+
+@pytest.fixture
+def store(home: Home) -> UploadStore:
+    return UploadStore(home.uploads)

@@ -26,7 +26,7 @@ from raybatch.core.rows import full
 from raybatch.core.state import Image, State
 from raybatch.ledger import journal
 from raybatch.storage import atomic
-from tests.simulation.world import MODELS, SLOT_MODELS
+from tests.simulation.models import MODELS, SLOT_MODELS
 
 # -- leases --------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Clients:
         else:
             world.uploads[file_id] = (world.rng.choice((1, 17, 90, 300, 301)), not world.chance(0.1))
             world.happen(e.FileStored("client", File(file_id, "t", "batch", "in.jsonl", 1, world.clock_s)))
-        world.to_scheduler.append(
+        world.network.say(
             e.BatchAsked(
                 reply_to="client",
                 batch_id=f"batch-{number}",
@@ -52,7 +52,7 @@ class Clients:
         world = self._world
         if world.state.batches and world.chance(0.5):
             batch_id = world.rng.choice(list(world.state.batches))
-            world.to_scheduler.append(e.CancelAsked("client", "t", batch_id))
+            world.network.say(e.CancelAsked("client", "t", batch_id))
 
     def retries(self) -> None:
         world = self._world
@@ -72,24 +72,24 @@ class Clients:
         )
         number = world.draw()
         names = f"out-{number}", f"err-{number}"
-        world.to_scheduler.append(
+        world.network.say(
             e.RetryAsked("client", "t", batch.batch_id, batch.round, spans, tally_of(again), *names)
         )
 
     def pauses(self) -> None:
         world = self._world
         batch_id = world.rng.choice([None, *world.state.batches])
-        world.to_scheduler.append(e.PauseAsked("client", "t", batch_id, world.rng.random() < 0.5))
+        world.network.say(e.PauseAsked("client", "t", batch_id, world.rng.random() < 0.5))
 
     def deletes_a_file(self) -> None:
         world = self._world
         if world.state.files:
             file_id = world.rng.choice(list(world.state.files))
-            world.to_scheduler.append(e.FileDeletionAsked("client", "t", file_id))
+            world.network.say(e.FileDeletionAsked("client", "t", file_id))
 
     def deletes_a_batch(self) -> None:
         """Or cancels it, while it is active."""
         world = self._world
         if world.state.batches and world.chance(0.5):
             batch_id = world.rng.choice(list(world.state.batches))
-            world.to_scheduler.append(e.BatchDeletionAsked("client", "t", batch_id))
+            world.network.say(e.BatchDeletionAsked("client", "t", batch_id))

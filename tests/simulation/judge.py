@@ -17,11 +17,16 @@ from raybatch.core.rounds import visible_parts
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
 from tests.simulation.engine import DiskRow, tally_of
+from tests.simulation.models import spans_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOMENT_S: Final = 0.001
+
+
+class Stuck(AssertionError):
+    """Nothing is broken, and no end in sight."""
 
 
 def check_served(world: World) -> None:
@@ -131,7 +136,7 @@ def check_models(world: World, report: e.EngineReport, commands: tuple[cmd.Comma
     for lease in given:
         if lease.input_file_id not in world.uploads:
             continue
-        spans = world.spans(world.uploads[lease.input_file_id][0])
+        spans = spans_of(world.models, world.uploads[lease.input_file_id][0])
         positions = [lease.first + offset for offset in offsets_of(lease.rows)]
         named = {span.model for span in spans if any(map(span.holds, positions))}
         assert named == set(report.models[:1]), f"{report.engine_id} is given rows of {named}"

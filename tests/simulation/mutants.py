@@ -20,8 +20,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from tests.simulation import bugs
+from tests.simulation.histories import live
 from tests.simulation.power import live_through_cuts
-from tests.simulation.world import live
 
 SEEDS_MAX: Final = 300
 ROOT: Final = Path(__file__).parents[2]

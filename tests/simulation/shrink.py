@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.histories import Broken, live
 from tests.simulation.mutants import place_of
+from tests.simulation.plan import Plan, plan_of
 from tests.simulation.transcript import Transcript
-from tests.simulation.world import Broken, Plan, live, plan_of
 
 TRIES: Final = 400
 

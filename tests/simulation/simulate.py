@@ -14,10 +14,11 @@ import time
 from contextlib import ExitStack
 from typing import Final
 
+from tests.simulation.histories import Broken, live
 from tests.simulation.mutants import BY_NAME, place_of, quiet
+from tests.simulation.plan import STEPS
 from tests.simulation.power import PowerBroken, live_through_cuts
 from tests.simulation.shrink import TRIES, shrunk, told
-from tests.simulation.world import STEPS, Broken, live
 
 SEEDS: Final = 1000
 TOLD_EVERY_S: Final = 10.0

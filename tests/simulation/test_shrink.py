@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from tests.simulation import simulate
+from tests.simulation.histories import Broken, live
 from tests.simulation.mutants import BY_NAME, place_of
+from tests.simulation.plan import STEPS
 from tests.simulation.shrink import shrunk, told
 from tests.simulation.transcript import Transcript
-from tests.simulation.world import STEPS, Broken, live
 
 
 def test_a_seed_is_one_history() -> None:

@@ -10,7 +10,9 @@ import pytest
 from raybatch.core import events as e
 from raybatch.core.model import File
 from tests.simulation.engine import LOAD_S
-from tests.simulation.world import POLICY, SLOT_MODELS, World, live
+from tests.simulation.histories import live
+from tests.simulation.models import SLOT_MODELS
+from tests.simulation.world import POLICY, World
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -42,7 +44,7 @@ def crowded(rows: int) -> World:
             )
         )
         world.happen(e.IntakeEnded(f"batch-{number}", rows, model, 10 * rows, ()))
-    world.chores.clear()
+    world.chores.waiting.clear()
     return world
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from raybatch.core.model import BatchStatus
-from tests.simulation.world import World, live
+from tests.simulation.histories import live
+from tests.simulation.world import World
 
 
 @pytest.mark.parametrize("first_seed", range(0, 300, 50))
