@@ -47,6 +47,7 @@ class RayGateway:
     def serve(self, scheduler: SchedulerPort) -> None:
         """To whom chores report."""
         self._scheduler = scheduler
+        self._spawn(self._warm())
 
     def send(self, command: cmd.Command) -> None:
         match command:
@@ -92,6 +93,13 @@ class RayGateway:
             await asyncio.sleep(BROKEN_WAIT_S)
             await self._scheduler.ask(ChoreBroke(chore, str(error)))
 
+    async def _warm(self) -> None:
+        """So that the first upload does not wait for a process to start."""
+        try:
+            await _remote(_nothing).options(name="warm").remote()
+        except Exception as error:
+            log.warning("no process for chores yet: %s", error)
+
     async def _wake(self, model: str) -> None:
         for name in serving(self._home.load(), model):
             try:
@@ -127,6 +135,10 @@ NAMESPACE: Final = "raybatch"
 @cache
 def _remote(chore: Callable[..., list[Event]]) -> Any:
     return ray.remote(num_cpus=0, max_retries=0, resources=ON_HEAD)(chore)
+
+
+def _nothing() -> list[Event]:
+    return []
 
 
 def _intake(home_root: str, batch: Batch) -> list[Event]:

@@ -6,7 +6,6 @@ Refuses to change the upload, to run anything, and to know about Ray: the caller
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -48,11 +47,9 @@ class IntakeReport:
 
     total: int  #: requests, bad ones included, blank lines not
     model: str | None  #: canonical id; None when no line is a good request, and when ``spans`` name several
-    sha256: str  #: of the whole upload, hex
     errors: tuple[LineError, ...]  #: in line order, the first ``ERRORS_KEPT_MAX``
     errors_total: int
     expected_tokens: int  #: of the requests that can run
-    bytes: int
     refused: int = 0  #: index rows that carry an error instead of a request to run
     spans: tuple[ModelSpan, ...] = ()  #: where in the index each model's rows lie, when there are several
 
@@ -72,11 +69,10 @@ def take_in(
     different models. Otherwise a bad line becomes an index row that carries its first error, only a fault of
     the whole upload fails, and the rows of each model lie together, in their order.
     """
-    upload = _Upload(blob)
     checker = LineChecker(endpoint, models, limits.media_domains)
     reading = _Reading(checker, limits, strict)
     with closing(checker), IndexWriter(index_path) as index:
-        for line in read_lines(upload.blocks(), limits.line_bytes_max):
+        for line in read_lines(_blocks(blob), limits.line_bytes_max):
             entry = reading.take(line)
             if entry is not None:
                 index.add(entry)
@@ -92,34 +88,18 @@ def take_in(
     return IntakeReport(
         total=reading.total,
         model=None if spans else reading.model,
-        sha256=upload.sha256,
         errors=errors,
         errors_total=errors_total,
         expected_tokens=reading.expected_tokens,
-        bytes=upload.bytes,
         refused=0 if errors else reading.refused,
         spans=spans,
     )
 
 
-class _Upload:
-    """The blob's blocks, counted and hashed as they are read."""
-
-    def __init__(self, blob: Path) -> None:
-        self._blob = blob
-        self._digest = hashlib.sha256()
-        self.bytes = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def blocks(self) -> Iterator[bytes]:
-        with self._blob.open("rb", buffering=0) as file:
-            while block := file.read(READ_BYTES):
-                self._digest.update(block)
-                self.bytes += len(block)
-                yield block
+def _blocks(blob: Path) -> Iterator[bytes]:
+    with blob.open("rb", buffering=0) as file:
+        while block := file.read(READ_BYTES):
+            yield block
 
 
 class _Reading:

@@ -67,6 +67,7 @@ class LineChecker:
         rules = rules_for(endpoint, vllm_version())
         self._generates = rules.generates
         self._body = BodyChecker(rules, ServerTerms(media_domains, self._grammars.problem))
+        self._limits = [name for name in LENGTH_LIMITS if name in self._body.fast_type.__struct_fields__]
         good: Any = msgspec.defstruct(
             "Line",
             [
@@ -95,9 +96,14 @@ class LineChecker:
         model = self._models.get(body.model)
         if model is None or not self._body.passes(body):
             return self._explain(line, line_number)
-        limit = next(filter(None, (getattr(body, name, None) for name in LENGTH_LIMITS)), None)
-        tokens = self._expected_tokens(len(line), limit, getattr(body, "n", None))
+        tokens = self._expected_tokens(len(line), self._limit(body), getattr(body, "n", None))
         return CheckedLine(request.custom_id, model, body.model, tokens)
+
+    def _limit(self, body: Any) -> int | None:
+        for name in self._limits:
+            if found := getattr(body, name):
+                return int(found)
+        return None
 
     def _explain(self, line: bytes, line_number: int) -> CheckedLine | BadLine:
         try:
