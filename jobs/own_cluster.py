@@ -60,6 +60,7 @@ class OwnCluster:
         """Stop it and remove all that it wrote. Raises OperatorError when a process outlives that."""
         self._http.close()
         self._connection.close()
+        self.kill_everything()  # nobody comes back to it
         self.down(now=True)
         if left := processes(self.home):
             raise OperatorError(f"still there after down: {left}; logs: {self.home.logs}")

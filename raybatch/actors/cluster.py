@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Final
 
 from raybatch.actors.cluster_facts import (
@@ -55,7 +55,7 @@ def up(home: Home, settings: Settings, say: Say) -> ClusterFacts:
         return _wait_ready(home, supervisor, say)
     except BaseException:
         supervisor.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             supervisor.wait(timeout=STOP_MAX_S)
         raise
 
@@ -76,19 +76,24 @@ def down(home: Home, now: bool, say: Say) -> bool:
         orphans = reap(home)
         if orphans:
             say(f"ended {orphans} processes that a crashed run left behind")
+        _forget_ended()
         return orphans > 0
     if not now and api_alive(facts.api_url):
         say("draining: engines commit what they have finished")
         _drain(home, facts)
     say("stopping")
-    with contextlib.suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):
         os.kill(facts.supervisor_pid, signal.SIGTERM)
     if not wait_gone(facts.supervisor_pid, STOP_MAX_S):
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(facts.supervisor_pid, signal.SIGKILL)
     reap(home)
-    _started[:] = [supervisor for supervisor in _started if supervisor.poll() is None]
+    _forget_ended()
     return True
+
+
+def _forget_ended() -> None:
+    _started[:] = [supervisor for supervisor in _started if supervisor.poll() is None]
 
 
 def prepare(home: Home, settings: Settings) -> None:
@@ -132,8 +137,7 @@ def _wait_ready(home: Home, supervisor: subprocess.Popen[bytes], say: Say) -> Cl
 
 def _drain(home: Home, facts: ClusterFacts) -> None:
     deadline_mono = time.monotonic() + home.load().engine.drain_s + 10.0
-    connection = Connection(home, facts.api_url, None)
-    with contextlib.suppress(RaybatchError):
+    with closing(Connection(home, facts.api_url, None)) as connection, suppress(RaybatchError):
         connection.admin("POST", "/admin/drain", {"on": True})
         while time.monotonic() < deadline_mono:
             engines = connection.admin("GET", "/admin/overview")["overview"]["engines"]

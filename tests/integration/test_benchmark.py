@@ -40,11 +40,11 @@ def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) -> None:
-    asked = ["sharing", "--small-rows=20", "--large-rows=2000", "--rows-per-s=300", "--rounds=2"]
+    asked = ["sharing", "--small-rows=20", "--large-rows=600", "--rows-per-s=300", "--rounds=2"]
     report, shown = _run(asked, tmp_path)
 
     assert [run["number"] for run in report["runs"]] == [0, 1]
-    assert {(run["small_rows"], run["large_rows"]) for run in report["runs"]} == {(20, 2000)}
+    assert {(run["small_rows"], run["large_rows"]) for run in report["runs"]} == {(20, 600)}
     for run in report["runs"]:
         assert run["slowdown"] == pytest.approx(run["small_beside_s"] / run["small_alone_s"])
         assert run["both_s"] >= run["small_beside_s"]

@@ -81,7 +81,7 @@ def test_a_low_disk_shuts_the_door_until_there_is_space_and_the_sweep_finds_what
         refusal = _refused(cluster) or {}
         assert refusal["code"] == "disk_low"
         assert "1,000,000,000,000,000,000 on (setting scheduler.disk_free_bytes_min)" in refusal["message"]
-        cluster.down()
+        cluster.down(now=True)
         port = f"api.port={cluster.settings.api.port}"
         cluster.settings = make_settings("test", ("engine.kind=echo", port), models=cluster.settings.models)
         cluster.up()

@@ -108,7 +108,7 @@ def test_every_metric_is_on_rays_port_with_the_rows_that_were_run(shared: EchoCl
     assert kinds == {name: METRICS[name].kind.value for name in kinds}
 
     expected = {"completed": ROWS - FAILING, "failed": FAILING}
-    ended = shared.admin("overview")["batches"]["completed"]
+    ended = shared.admin("overview")["overview"]["batches"]["completed"]
     until(told(lambda: ended in batches_completed(text)), SEEN_MAX_S, "the batch that ended is not counted")
     before = requests_by_series(text)
     run_batch(shared)

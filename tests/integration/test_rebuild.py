@@ -46,7 +46,7 @@ def test_a_backup_of_a_running_home_is_restored_and_its_batch_ends_there(tmp_pat
         cluster.kill_everything()
     finally:
         cluster.close()
-    again = make_cluster(rows_per_s=60)
+    again = make_cluster(rows_per_s=1000)
     try:
         raybatch(again.home, "restore", str(tmp_path / "copy"))
         raybatch(again.home, "rebuild")
