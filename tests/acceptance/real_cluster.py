@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,17 @@ def real_cluster(*assignments: str) -> Iterator[RealCluster]:
         try:
             settings = make_settings("test", (port, *assignments), models=(model,))
             facts = cluster.up(home, settings, say=print)
-            connection = Connection(home, facts.api_url, None)
-            wait_for_model(connection, print)
-            with OpenAI(
-                base_url=f"{connection.url}/v1",
-                api_key="none",
-                max_retries=8,
-                _strict_response_validation=True,
-            ) as client:
+            with (
+                closing(Connection(home, facts.api_url, None)) as connection,
+                OpenAI(
+                    base_url=f"{connection.url}/v1",
+                    api_key="none",
+                    max_retries=8,
+                    _strict_response_validation=True,
+                ) as client,
+            ):
+                wait_for_model(connection, print)
                 yield RealCluster(home, connection, client)
-            connection.close()
         finally:
             cluster.down(home, now=True, say=print)
         assert cluster.processes(home) == []

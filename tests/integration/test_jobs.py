@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,7 +62,8 @@ def ray_jobs(shared: EchoCluster) -> Iterator[RayJobs]:
     try:
         yield RayJobs(shared)
     finally:
-        Connection(shared.home, shared.url, None).admin("POST", "/admin/drain", {"on": False})
+        with closing(Connection(shared.home, shared.url, None)) as connection:
+            connection.admin("POST", "/admin/drain", {"on": False})
 
 
 @pytest.mark.cluster
