@@ -36,9 +36,10 @@ def main() -> None:
     ray.init(address=facts.ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="warning")
     for name in (SCHEDULER_NAME, *(engine.engine_id for engine in engine_names(settings))):
         _retire_old(name)
-    ensure_scheduler(home)
+    scheduler = ensure_scheduler(home)
     ensure_engines(home)
     deploy(home, settings)
+    ray.get(scheduler.warm.remote())
 
 
 def _retire_old(name: str) -> None:

@@ -194,9 +194,7 @@ def _role(command: str, process: psutil.Process) -> str:
         ("ray::ServeReplica", "replica"),
         ("ray::ProxyActor", "proxy"),
         ("ray::HTTPProxyActor", "proxy"),
-        ("ray::intake", "chore"),
-        ("ray::closing", "chore"),
-        ("ray::compaction", "chore"),
+        ("ray::ChoreActor", "chore"),
         ("echo_child", "engine-child"),
         ("VLLM::", "engine-child"),
         ("raylet/raylet ", "ray"),  # before its arguments, which name the dashboard's agent

@@ -1,4 +1,4 @@
-"""The scheduler's way out, through Ray: chores run as Ray tasks, engines are woken by name.
+"""The scheduler's way out, through Ray: chores run in processes of theirs, engines are woken by name.
 
 Commands may be lost: a chore that breaks is reported to the scheduler and started again, a wake-up that does
 not arrive is made good by the engine's next report.
@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import ray
 
 from raybatch.actors import chores
+from raybatch.actors.chore_processes import ChoreProcesses
 from raybatch.actors.cluster_facts import kill_engine, this_machine
 from raybatch.actors.engine_names import serving
-from raybatch.actors.head import ON_HEAD
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home
 from raybatch.core import chores as names
@@ -27,7 +26,6 @@ from raybatch.core.model import Batch
 from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 
-CHORES_AT_ONCE: Final = 2  #: each is a process of its own
 REMOVAL_GRACE_S: Final = 120.0  #: readers of an older manifest may still stream the bytes
 BROKEN_WAIT_S: Final = 1.0
 
@@ -40,14 +38,17 @@ class RayGateway:
     def __init__(self, home: Home, batch_of: Callable[[str], Batch | None]) -> None:
         self._home = home
         self._batch_of = batch_of
-        self._slots = asyncio.Semaphore(CHORES_AT_ONCE)
+        self._processes = ChoreProcesses()
         self._background: set[asyncio.Task[None]] = set()
         self._scheduler: SchedulerPort | None = None
 
     def serve(self, scheduler: SchedulerPort) -> None:
         """To whom chores report."""
         self._scheduler = scheduler
-        self._spawn(self._warm())
+
+    def warm(self) -> None:
+        """So that the next upload does not wait for a process to start."""
+        self._processes.warm()
 
     def send(self, command: cmd.Command) -> None:
         match command:
@@ -82,8 +83,7 @@ class RayGateway:
     async def _run(self, chore: str, work: Callable[..., list[Event]], args: tuple[Any, ...]) -> None:
         assert self._scheduler is not None
         try:
-            async with self._slots:
-                events: list[Event] = await _remote(work).options(name=chore).remote(*args)
+            events = await self._processes.run(work, *args)
             crash_point("chore.done")
             for event in events:
                 await self._scheduler.ask(event)
@@ -92,13 +92,6 @@ class RayGateway:
             log.exception("%s broke", chore)
             await asyncio.sleep(BROKEN_WAIT_S)
             await self._scheduler.ask(ChoreBroke(chore, str(error)))
-
-    async def _warm(self) -> None:
-        """So that the first upload does not wait for a process to start."""
-        try:
-            await _remote(_nothing).options(name="warm").remote()
-        except Exception as error:
-            log.warning("no process for chores yet: %s", error)
 
     async def _wake(self, model: str) -> None:
         for name in serving(self._home.load(), model):
@@ -130,15 +123,6 @@ class RayGateway:
 
 
 NAMESPACE: Final = "raybatch"
-
-
-@cache
-def _remote(chore: Callable[..., list[Event]]) -> Any:
-    return ray.remote(num_cpus=0, max_retries=0, resources=ON_HEAD)(chore)
-
-
-def _nothing() -> list[Event]:
-    return []
 
 
 def _intake(home_root: str, batch: Batch) -> list[Event]:

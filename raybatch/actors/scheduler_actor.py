@@ -50,6 +50,7 @@ class SchedulerActor:
         self._home = Home.find(home_root)
         self._loop = OwnLoop("scheduler")
         self._scheduler: Scheduler | None = None
+        self._gateway: RayGateway | None = None
         self._loop.start(self._run())
 
     async def ask(self, event: Event) -> Any:
@@ -58,6 +59,10 @@ class SchedulerActor:
 
     async def read(self, what: str, *args: Any) -> Any:
         return await self._loop.do(self._answered("read", what, *args))
+
+    async def warm(self) -> None:
+        """Once nothing else is being started, which would take the process."""
+        await self._loop.do(self._warm())
 
     async def version(self) -> str:
         return code_version()
@@ -75,7 +80,7 @@ class SchedulerActor:
                 models=tuple(model.id for model in settings.models),
             )
             gateway.serve(scheduler)
-            self._scheduler = scheduler
+            self._scheduler, self._gateway = scheduler, gateway
             beside = [
                 asyncio.create_task(self._sweep(scheduler)),
                 asyncio.create_task(self._expire(scheduler)),
@@ -126,6 +131,10 @@ class SchedulerActor:
                 await scheduler.ask(RetentionDue())
                 await asyncio.to_thread(sweep_uploads, self._home, time.time())
             await asyncio.sleep(RETENTION_LOOK_S)
+
+    async def _warm(self) -> None:
+        if self._gateway is not None:
+            self._gateway.warm()
 
     async def _answered(self, call: str, *args: Any) -> Any:
         if self._scheduler is None:

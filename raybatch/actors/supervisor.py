@@ -36,8 +36,6 @@ from raybatch.config import Home, RaySettings, Settings
 from raybatch.errors import OperatorError
 from raybatch.telemetry import log_to_stderr
 
-#: an idle process of chores: it takes about 0.9 s to start and some 100 MB to keep
-CHORE_PROCESS_KEPT_S: Final = 600.0
 HEAD_START_S: Final = 150.0  #: on a machine that is busy with something else; some ten seconds otherwise
 WATCH_S: Final = 2.0
 API_SILENT_S: Final = 30.0  #: then the bootstrap runs again
@@ -240,7 +238,6 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         LOOPBACK_VARIABLE: "0",
-        "RAY_idle_worker_killing_time_threshold_ms": f"{1000 * CHORE_PROCESS_KEPT_S:.0f}",
         "RAY_raylet_start_wait_time_s": f"{HEAD_START_S:.0f}",  # Ray gives up after half a minute
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
