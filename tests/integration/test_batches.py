@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 from openai import APIStatusError, OpenAI
@@ -33,6 +34,17 @@ def test_the_stock_client_gets_every_answer_in_input_order(client: OpenAI) -> No
 
 def test_every_row_is_there_once_and_says_what_it_should(shared: EchoCluster) -> None:
     assert Trial(shared, requests(5000)).verdict().faults == []
+
+
+def test_chores_run_in_one_warm_process_and_in_another_when_that_is_killed(shared: EchoCluster) -> None:
+    assert Trial(shared, requests(20)).verdict().faults == []
+    warm = shared.pids("chore")
+    assert len(warm) == 1
+    assert Trial(shared, requests(20)).verdict().faults == []
+    assert shared.pids("chore") == warm
+    shared.signal("chore", signal.SIGKILL)
+    assert Trial(shared, requests(20)).verdict().faults == []
+    assert shared.pids("chore") != warm
 
 
 def test_naughty_strings_come_back_as_they_went(shared: EchoCluster) -> None:
