@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from raybatch.actors import engine_loop
 from raybatch.actors.gpu_guard import GpuGuard
 from raybatch.actors.scheduler import Scheduler
 from raybatch.config import Home
@@ -175,7 +176,10 @@ async def test_two_engines_share_a_batch_without_doing_a_row_twice(home: Home) -
         assert sum(part.rows for part in rows.parts) == batch.tally.completed == 900
 
 
-async def test_an_engine_that_stands_still_is_given_up_and_its_rows_run_elsewhere(home: Home) -> None:
+async def test_an_engine_that_stands_still_is_given_up_and_its_rows_run_elsewhere(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_loop, "LOOK_S", 0.1)  # a hang is many times as long as what was seen to move
     async with scheduling(home) as (scheduler, gateway):
         batch = await create(scheduler, await store(home, scheduler, upload_of(600)))
         engine = EchoEngine(SLOW)

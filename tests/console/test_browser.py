@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from jobs.echo_cluster import EchoCluster
+from raybatch.config import ApiSettings, Home, ModelSettings, Settings
 from tests.console.browsers import AXE
 from tests.console.conftest import MODEL, OpenPage
-from tests.console.world import World
+from tests.console.world import World, serving
 
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
@@ -151,6 +153,30 @@ def test_a_batch_is_paused_resumed_cancelled_and_cloned(console: Page) -> None:
     console.get_by_role("button", name="Compare").click()
     expect(console.get_by_role("heading", level=1)).to_have_text("2 batches side by side")
     expect(console.locator("table.compare tbody tr").first).to_contain_text("q-0")
+
+
+def test_a_server_with_a_key_asks_for_it_once_and_again_when_it_is_wrong(
+    tmp_path: Path, open_page: OpenPage, faults: list[str]
+) -> None:
+    known = ApiSettings(key_sha256=hashlib.sha256(b"the key").hexdigest())
+    with serving(Home(tmp_path / "home"), Settings(models=(ModelSettings(MODEL),), api=known)) as world:
+        page = open_page(f"{world.url}/#/batches")
+        for given in ("another key", "the key"):
+            dialog = page.get_by_role("dialog", name="API key")
+            expect(dialog).to_have_count(1)
+            expect(dialog).to_contain_text("Try again" if given == "the key" else "Give the API key once")
+            dialog.get_by_label("API key").fill(given)
+            page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        submit(page, "locked", lines("who may read this?"))
+        ended(page)
+        expect(page.get_by_role("grid", name="Results").locator("#row-0")).to_contain_text(
+            "who may read this?"
+        )
+        page.reload()
+        expect(page.locator(".batch-head .badge")).to_have_text("completed")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    assert {told for told in faults if "401" not in told} == set()
 
 
 def test_it_says_when_the_server_is_gone_and_goes_on_by_itself(world: World, open_page: OpenPage) -> None:

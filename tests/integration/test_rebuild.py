@@ -22,7 +22,7 @@ from raybatch.core.state import State
 from raybatch.ledger.durable import DurableMemory
 from raybatch.storage.parts import write_part
 
-ROWS = 600
+ROWS = 300
 MANY_ROWS = 200_000
 PART_ROWS = 4_000
 ENDED_MAX_S = 120.0
