@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat queues soak mutants simulate browser console screenshots
+.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat queues soak mutants simulate browser console frames screenshots
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -77,6 +77,9 @@ browser: clients  ## make .cache/browser: a Chromium and the accessibility rules
 
 console: install browser  ## the web console in a real browser
 	.venv/bin/pytest tests/console
+
+frames: install browser  ## a batch of 200,000 rows in the console: first row, frames, memory
+	.venv/bin/python -m tests.console.frames
 
 screenshots: install browser  ## docs/pictures: every page of the console, light, dark and on a phone
 	.venv/bin/python -m tests.console.pictures
