@@ -199,8 +199,10 @@ class _Rows:
             keep.append(pa.array(self.wanted(self.part, batch["position"].to_numpy())))
         for mask in keep[1:]:
             keep[0] = pc.and_(keep[0], mask)
-        kept = batch.filter(keep[0]) if keep else batch
-        return kept.select(list(dict.fromkeys(["index", *self.columns])))
+        kept = batch.select(list(dict.fromkeys(["index", *self.columns])))
+        if keep and keep[0].true_count < len(keep[0]):  # most files are wanted whole: then nothing is copied
+            kept = kept.filter(keep[0])
+        return kept
 
 
 @contextmanager
