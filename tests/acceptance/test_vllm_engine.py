@@ -47,6 +47,7 @@ async def test_an_argument_vllm_does_not_know_is_named(tmp_path: Path) -> None:
         await _engine(str(model), tmp_path, extra={"enable_log_requests": True}).start()
 
 
+@pytest.mark.long
 async def test_the_reason_found_by_the_engine_process_is_told(tmp_path: Path) -> None:
     """Weights are read in vLLM's child process, not in ours."""
     model = tmp_path / "broken"
