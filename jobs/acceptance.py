@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from jobs import gpu_scenes, memory, sharing
+from jobs.api import clean_up_on_sigterm
 from jobs.echo_cluster import EchoCluster, make_cluster, until
 from jobs.nvml_standin import Scene, compile_standin, environment, write_scene
 from jobs.trial import ENDPOINT, Trial, committed, requests, upload_of
@@ -57,6 +58,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the boxes there, too.")] = None,
 ) -> None:
     """Tick what was asked for, box by box."""
+    clean_up_on_sigterm()
     known = {look.__name__: look for look in BOXES}
     chosen = [name for name in only.split(",") if name] or list(known)
     if unknown := [name for name in chosen if name not in known]:

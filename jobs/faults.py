@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import fault_clients, fault_crash, fault_machine, fault_processes, fault_rows
+from jobs.api import clean_up_on_sigterm
 from jobs.echo_cluster import EchoCluster, make_cluster
 from jobs.fault_case import ROWS, ROWS_PER_S, SETTINGS, Outcome
 from jobs.fault_shim import Shim
@@ -92,6 +93,7 @@ def main(
     json_path: Annotated[Path, typer.Option("--json", help="Where the outcomes go.")] = Path("faults.json"),
 ) -> None:
     """Break what can break under a running batch, and check every row."""
+    clean_up_on_sigterm()
     chosen = [fault for fault in only.split(",") if fault]
     if unknown := [fault for fault in chosen if fault not in FAULTS]:
         raise typer.BadParameter(f"no such fault: {', '.join(unknown)}. Choose from {', '.join(FAULTS)}")

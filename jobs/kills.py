@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.api import clean_up_on_sigterm
 from jobs.echo_cluster import EchoCluster, echo_cluster
 from jobs.trial import ENDED, Trial, committed, requests
 
@@ -55,6 +56,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rounds there, too.")] = None,
 ) -> None:
     """Kill what runs a batch and check every row."""
+    clean_up_on_sigterm()
     chosen = [kind for kind in kinds.split(",") if kind]
     if unknown := [kind for kind in chosen if kind not in KINDS]:
         raise typer.BadParameter(f"no such kind: {', '.join(unknown)}. Choose from {', '.join(KINDS)}")

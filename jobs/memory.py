@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.api import clean_up_on_sigterm
 from jobs.echo_cluster import EchoCluster, echo_cluster
 from jobs.trial import Trial, requests
 from raybatch.actors.cluster_facts import processes
@@ -50,6 +51,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the peaks there, too.")] = None,
 ) -> None:
     """Peak memory of every process, for batches of growing size."""
+    clean_up_on_sigterm()
     with echo_cluster() as cluster:
         runs = [measure(cluster, int(count)) for count in rows.split(",")]
     Console().print(_table(runs))

@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.api import clean_up_on_sigterm
 from jobs.strangers import Attempt, attempts_of_strangers
 from raybatch.actors.cluster_facts import processes, running
 from raybatch.actors.supervisor import METRICS_VARIABLES
@@ -78,6 +79,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write it all there, too.")] = None,
 ) -> None:
     """Who listens where, and what a stranger is told."""
+    clean_up_on_sigterm()
     found = Home.find(home)
     listeners, attempts = inventory(found), attempts_of_strangers(found)
     Console().print(_ports_table(listeners), _attempts_table(attempts))
