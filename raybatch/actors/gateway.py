@@ -26,6 +26,7 @@ from raybatch.core.model import Batch
 from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 
+NAMESPACE: Final = "raybatch"
 REMOVAL_GRACE_S: Final = 120.0  #: readers of an older manifest may still stream the bytes
 BROKEN_WAIT_S: Final = 1.0
 
@@ -120,9 +121,6 @@ class RayGateway:
         for path in paths:
             (self._home.root / path).unlink(missing_ok=True)
             crash_point("parts.removing")
-
-
-NAMESPACE: Final = "raybatch"
 
 
 def _intake(home_root: str, batch: Batch) -> list[Event]:
