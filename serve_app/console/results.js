@@ -23,7 +23,7 @@ const COLUMNS = [
 export function resultsTable(panel, id, _seen, signal) {
   const asked = { search: "", status: "all", sort: "index" };
   let finished = -1;
-  let refreshedAt = 0;
+  let refreshedAt = -Infinity; // what restart() asks for is as new as the first batch drawn
   let later = 0;
   const search = h("input", { type: "search", placeholder: "Search custom_id, answer, error", "aria-label": "Search rows", maxlength: 200, oninput: typed });
   const status = select("Which rows", STATES, (value) => { asked.status = value; table.restart(); });

@@ -5,6 +5,7 @@ import { h, replace } from "./dom.js";
 const ROW_PX = 32;
 const PAGE_ROWS = 100;
 const PAGES_KEPT = 20;
+const RETRY_MS = 1500;
 const HEIGHT_MAX_PX = 8_000_000; // browsers end a little above 16 million
 
 // columns: [{ name, class, cell(row) }]; load(offset, limit) -> { data, total }; open(row) for Enter and clicks.
@@ -13,7 +14,7 @@ export function virtualTable(label, columns, load, open) {
   const tall = h("div", { class: "vt-tall" }, body);
   const view = h("div", { class: "vt-view", tabindex: "0", role: "grid", "aria-label": label, "aria-colcount": columns.length }, headRow(columns), tall);
   const pages = new Map();
-  const state = { total: 0, at: 0, version: 0, asked: new Set(), again: false, drawn: "" };
+  const state = { total: 0, at: 0, version: 0, asked: new Set(), again: false, later: 0, drawn: "" };
 
   view.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
   view.addEventListener("keydown", pressed);
@@ -70,20 +71,29 @@ export function virtualTable(label, columns, load, open) {
   async function fetchPage(page) {
     const version = state.version;
     state.asked.add(page);
+    let found = null;
     try {
-      const found = await load(page * PAGE_ROWS, PAGE_ROWS);
-      if (version !== state.version) return;
-      pages.delete(page);
-      pages.set(page, found.data);
-      if (pages.size > PAGES_KEPT) pages.delete(pages.keys().next().value);
-      resize(found.total);
-      state.drawn = "";
-    } catch { /* the banner says it; scrolling or the next look asks again */ } finally {
-      if (version === state.version) state.asked.delete(page);
-    }
+      found = await load(page * PAGE_ROWS, PAGE_ROWS);
+    } catch { /* the banner says it */ }
     if (version !== state.version) return;
+    state.asked.delete(page);
+    if (!found) {
+      retry();
+      return;
+    }
+    pages.delete(page);
+    pages.set(page, found.data);
+    if (pages.size > PAGES_KEPT) pages.delete(pages.keys().next().value);
+    resize(found.total);
+    state.drawn = "";
     draw();
     if (state.again && !state.asked.size) refresh();
+  }
+
+  // After a fault the table looks again by itself: the batch may have ended, and nothing else would ask.
+  function retry() {
+    clearTimeout(state.later);
+    state.later = setTimeout(refresh, RETRY_MS);
   }
 
   // What is in sight is read again, and stays while it is; what was asked before is waited for, never taken for it.
@@ -140,7 +150,7 @@ export function virtualTable(label, columns, load, open) {
       return at(state.at);
     },
     focus() { view.focus({ preventScroll: true }); },
-    close() { sized.disconnect(); },
+    close() { sized.disconnect(); clearTimeout(state.later); },
   };
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from openai import OpenAI
 
 from raybatch.actors import cluster
@@ -38,6 +39,20 @@ class RealCluster:
         return self.client.batches.create(
             input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h"
         ).id
+
+    def engine_cores(self) -> list[int]:
+        """The pids of vLLM's EngineCore processes: by descent, as not every machine lets them set a title."""
+        found = cluster.processes(self.home)
+        actors = {process.pid for process in found if process.role == "engine"}
+        cores = [
+            process.pid
+            for process in found
+            if process.role == "engine-child"
+            and psutil.Process(process.pid).ppid() in actors
+            and "resource_tracker" not in process.command
+        ]
+        assert len(cores) == len(actors) > 0, "\n".join(f"{p.pid} {p.role} {p.command}" for p in found)
+        return sorted(cores)
 
     def until(self, batch_id: str, reached: Callable[[Any], bool], limit_s: float = BATCH_MAX_S) -> Any:
         """The first look at the batch that shows it so."""

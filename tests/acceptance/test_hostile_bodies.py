@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from raybatch.actors import cluster
 from raybatch.cli.demo_questions import questions
 from raybatch.config import PACKAGED_MODEL
 from tests.acceptance.real_cluster import RealCluster, real_cluster
@@ -44,7 +43,7 @@ def test_hostile_bodies_cost_their_own_rows_and_no_engine(real: RealCluster) -> 
     for number, (name, change) in enumerate(hostile.items()):
         body = {**first["body"], "max_tokens": 8, **change}
         lines.insert(number * CLEAN // len(hostile), {**first, "custom_id": name, "body": body})
-    before = engine_pids(real)
+    before = real.engine_cores()
 
     output, errors = run(real, lines)
 
@@ -54,7 +53,7 @@ def test_hostile_bodies_cost_their_own_rows_and_no_engine(real: RealCluster) -> 
     assert all(by_id[name]["error"]["code"] for name in SEEN_AT_INTAKE)
     statuses = {name: by_id[name]["response"]["status_code"] for name in SEEN_BY_THE_ENGINE}
     assert set(statuses.values()) == {400}, statuses
-    assert engine_pids(real) == before
+    assert real.engine_cores() == before
 
 
 @pytest.mark.parametrize(
@@ -118,10 +117,6 @@ def test_each_endpoint_gives_the_engines_own_answers(
         assert len(answers["logprobs"]["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 3
     if endpoint == "/v1/completions":
         assert len(answers["two"]["choices"]) == 2
-
-
-def engine_pids(real: RealCluster) -> list[int]:
-    return sorted(process.pid for process in cluster.processes(real.home) if "EngineCore" in process.command)
 
 
 def run(real: RealCluster, lines: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from raybatch.actors import cluster
 from raybatch.cli.demo_questions import SCORE_SQL, questions
 from raybatch.cli.sql import ask
 from raybatch.config import PACKAGED_MODEL
@@ -34,9 +33,7 @@ def test_a_batch_survives_the_death_of_vllms_engine_process(real: RealCluster) -
     batch_id = real.create(lines)
 
     real.until(batch_id, lambda batch: batch.request_counts.completed >= ROWS // 10)
-    killed = [p.pid for p in cluster.processes(real.home) if "EngineCore" in p.command]
-    assert killed, cluster.processes(real.home)
-    for pid in killed:
+    for pid in real.engine_cores():
         os.kill(pid, signal.SIGKILL)
     batch = real.until(batch_id, lambda batch: batch.status == "completed")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -92,6 +94,28 @@ def test_a_file_is_submitted_followed_to_its_end_and_read(console: Page) -> None
     with console.expect_download() as got:
         console.get_by_role("button", name="JSONL", exact=True).click()
     assert Path(got.value.path()).read_bytes().count(b"\n") == count
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_page_opened_shortly_before_the_end_has_every_row(
+    world: World, open_page: OpenPage, faults: list[str], cut: bool
+) -> None:
+    """``cut``: nobody answers the look at the rows that the end sets off."""
+    world.rows_a_step = 1
+    sent = {"file": ("late.jsonl", lines(*(f"question number {n}" for n in range(300))))}
+    created = httpx.post(f"{world.url}/v1/batches", files=sent, data={"endpoint": "/v1/chat/completions"})
+    page = open_page(f"{world.url}/#/batch/{created.json()['id']}/results")
+    table = page.get_by_role("grid", name="Results")
+    expect(table).to_have_attribute("data-loaded", "yes")
+    if cut:
+        page.route("**/rows?*", lambda route: route.abort())
+    world.rows_a_step = 300
+    asking = page.expect_event("requestfailed", lambda request: "/rows?" in request.url)
+    with asking if cut else nullcontext():
+        ended(page)
+    page.unroute_all()
+    expect(table).to_have_attribute("aria-rowcount", "301")
+    assert faults == [] or cut
 
 
 def test_dead_letters_are_grouped_and_run_again(console: Page) -> None:
