@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs import control as controlled
 from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
@@ -23,6 +24,7 @@ from jobs import sharing as shared
 from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
 from jobs.echo_cluster import echo_cluster
+from jobs.queues_arms import Load
 from raybatch.config import PACKAGED_MODEL, ModelSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -138,6 +140,37 @@ def eta(
     _tell([tables.eta(done, report)], report, json_path)
     if plot_path is not None:
         plots.eta(done, plot_path)
+
+
+@app.command()
+def control(
+    rows: Annotated[int, typer.Option(min=1, help="Of each run of raybatch.")] = 50_000,
+    peer_rows: Annotated[int, typer.Option(min=1, help="Of each run of the others.")] = 5_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    engines: Annotated[int, typer.Option(min=1, help="Of raybatch.")] = 1,
+    at_once: Annotated[int, typer.Option(min=1, help="Rows in each of the others' two processes.")] = 8,
+    prefetch: Annotated[int, typer.Option(min=1, help="Of Celery, for each of those.")] = 16,
+    arms: Annotated[str, typer.Option(help="With commas between them.")] = ",".join(controlled.ARMS),
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Rows a second from handing in to results in hand, beside Celery and Procrastinate; rows are free."""
+    chosen = _chosen(arms, controlled.ARMS)
+    load = Load(row_s=0.0, at_once=at_once, prefetch=prefetch, tallied=False)
+    sizes = controlled.Sizes(rows, peer_rows, engines, load)
+    runs = controlled.measure(chosen, sizes, rounds, Console(stderr=True).print)
+    report = controlled.report(runs, sizes)
+    _tell([tables.control(runs, report)], report, json_path)
+    if plot_path is not None:
+        plots.control(runs, plot_path)
+
+
+def _chosen(words: str, known: Iterable[str]) -> list[str]:
+    """Raises BadParameter for an arm that nobody knows."""
+    chosen = [word for word in words.split(",") if word]
+    if unknown := [word for word in chosen if word not in known]:
+        raise typer.BadParameter(f"no such arm: {', '.join(unknown)}. Choose from {', '.join(known)}")
+    return chosen
 
 
 def _tell(tables: Iterable[Table], report: dict[str, Any], path: Path | None) -> None:

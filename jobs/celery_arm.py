@@ -19,7 +19,7 @@ app = Celery("queues", broker=os.environ["QUEUES_BROKER"], backend=os.environ["Q
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=int(os.environ.get("QUEUES_PREFETCH", "1")),
     worker_cancel_long_running_tasks_on_connection_loss=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -37,7 +37,8 @@ app.conf.update(
 
 def run_row(number: int) -> str:
     begin()
-    time.sleep(ROW_S)
+    if ROW_S:
+        time.sleep(ROW_S)
     end(number)
     return f"echo: {number}"
 
@@ -45,10 +46,10 @@ def run_row(number: int) -> str:
 row = app.task(name=TASK)(run_row)
 
 
-def fill(rows: int) -> None:
+def fill(first: int, rows: int) -> None:
     """Put rows in, each under a task id that says which it is, once stdin has a line or ends."""
     print("ready", flush=True)
     sys.stdin.readline()
     with app.producer_or_acquire() as producer:
-        for number in range(rows):
+        for number in range(first, first + rows):
             row.apply_async((number,), task_id=str(number), producer=producer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from jobs import control as control_runs
 from jobs import intake_speed, queues_run, result_speed
 from jobs.eta import WORKLOADS, Course
 from jobs.memory import MIB
@@ -151,6 +153,30 @@ def queues(runs: list[queues_run.Run], path: Path) -> None:
                     axes.axvline(kill.at_s, color="grey", linewidth=0.6, linestyle=":")
         axes.set(xlabel="seconds; dotted: a kill", ylabel="results to be seen", ylim=(0, None))
         axes.set_title(name, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def control(runs: list[control_runs.Run], path: Path) -> None:
+    """Left: rows a second, a dot a run; right: on which stage an arm's time goes, the mean of its runs."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run.arm for run in runs))
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    rates, shares = figure.subplots(1, 2)
+    for place, name in enumerate(names):
+        mine = [run for run in runs if run.arm == name]
+        rates.scatter([place] * len(mine), [run.rows_per_s for run in mine], color=COLOURS[0], alpha=0.8)
+        for stage, begin_s, end_s in control_runs.mean_stages(mine):
+            whole_s = statistics.fmean(run.stages_s[control_runs.DOWNLOADED] for run in mine)
+            shade = 0.25 + 0.25 * control_runs.STAGES.index(stage)
+            shares.barh(
+                place, (end_s - begin_s) / whole_s, left=begin_s / whole_s, color=COLOURS[0], alpha=shade
+            )
+    rates.set_xticks(range(len(names)), [name.replace(" + ", "\n+ ") for name in names])
+    rates.set(yscale="log", ylabel="rows a second", xlim=(-0.5, len(names) - 0.5))
+    shares.set_yticks(range(len(names)), [name.replace(" + ", "\n+ ") for name in names])
+    shares.set(xlabel="share of the time", xlim=(0, 1))
+    shares.set_title("until " + ", ".join(control_runs.STAGES), fontsize=10)
     figure.savefig(path, dpi=120)
 
 

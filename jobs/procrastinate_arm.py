@@ -26,7 +26,8 @@ app = App(
 
 async def run_row(number: int) -> None:
     begin()
-    await asyncio.sleep(ROW_S)
+    if ROW_S:
+        await asyncio.sleep(ROW_S)
     end(number)
 
 
@@ -41,9 +42,9 @@ app.periodic(cron=EVERY_TWO_SECONDS)(
 )
 
 
-def fill(rows: int) -> None:
+def fill(first: int, rows: int) -> None:
     """Put rows in with one statement, the fastest way there is, once stdin has a line or ends."""
     with app.open():
         print("ready", flush=True)
         sys.stdin.readline()
-        row.batch_defer(*({"number": number} for number in range(rows)))
+        row.batch_defer(*({"number": number} for number in range(first, first + rows)))

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import psutil
 
 from jobs.echo_cluster import STEP_MS, EchoCluster, echo_cluster, until
 from jobs.fault_case import begun_rows, kill, patient
 from jobs.kills import UNHURRIED
-from jobs.queues_row import TASK
+from jobs.queues_row import ROW_S, TASK
 from jobs.queues_servers import Kept, Postgres, Redis
 from jobs.trial import ENDED, Trial, committed, requests
 from raybatch.errors import OperatorError
@@ -49,6 +49,19 @@ class Counted:
     ended_again: (
         int | None
     )  #: times that a row had its effect, beyond one a row; None: it has none but its result
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the task queues run rows."""
+
+    row_s: float = ROW_S  #: what a row is pretended to cost
+    at_once: int = AT_ONCE  #: rows in each of the processes
+    prefetch: int = 1  #: rows that Celery hands to a process ahead, for each of those
+    tallied: bool = True  #: rows write down that they began and ended
+
+
+CRASH_LOAD: Final = Load()
 
 
 class Arm(Protocol):
@@ -111,18 +124,27 @@ class QueueArm:
 
     module: str  #: what they run, which can ``fill``
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, load: Load) -> None:
         self._folder = folder
+        self._load = load
         self._rows = 0
         self._tally, self._effects = folder / "tally", folder / "effects"
-        self._environment = {"QUEUES_TALLY": str(self._tally), "QUEUES_EFFECTS": str(self._effects)}
+        self._environment = {"QUEUES_ROW_S": str(load.row_s), "QUEUES_PREFETCH": str(load.prefetch)}
+        if load.tallied:
+            self._environment |= {"QUEUES_TALLY": str(self._tally), "QUEUES_EFFECTS": str(self._effects)}
         self._filling: subprocess.Popen[bytes] | None = None
         self._processes: list[Kept] = []
         self._server: Kept | None = None
 
     def submit(self, rows: int) -> None:
-        self._rows = rows
-        command = [str(PYTHON), "-c", f"from {self.module} import fill; fill({rows})"]
+        self.make_ready(rows)
+        self.put_in()
+
+    def make_ready(self, rows: int) -> None:
+        """A process that has connected and will put them in, after those of earlier calls."""
+        first, self._rows = self._rows, self._rows + rows
+        command = [str(PYTHON), "-c", f"from {self.module} import fill; fill({first}, {rows})"]
+        self._end_filling()
         self._filling = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -130,9 +152,13 @@ class QueueArm:
             cwd=ROOT,
             env=os.environ | self._environment,
         )
-        assert self._filling.stdin is not None
         assert self._filling.stdout is not None
         self._filling.stdout.readline()  # it has started and connected
+
+    def put_in(self) -> None:
+        """The rows made ready, now."""
+        assert self._filling is not None
+        assert self._filling.stdin is not None
         self._filling.stdin.close()
 
     def submitted(self) -> bool:
@@ -156,7 +182,7 @@ class QueueArm:
             process.keep()
 
     def counted(self) -> Counted:
-        results = self._results()
+        results = self.answers()
         effects = Counter(self._effects.read_text().split())
         return Counted(
             lost=self._rows - len(results),
@@ -168,6 +194,9 @@ class QueueArm:
     def close(self) -> None:
         for process in reversed(self._kept()):
             process.close()
+        self._end_filling()
+
+    def _end_filling(self) -> None:
         if self._filling is not None:
             self._filling.kill()
             self._filling.wait()
@@ -183,8 +212,8 @@ class QueueArm:
     def _kept(self) -> list[Kept]:
         return [*([] if self._server is None else [self._server]), *self._processes]
 
-    def _results(self) -> Counter[int]:
-        """How many each row has."""
+    def answers(self) -> Counter[int]:
+        """How many each row has, fetched as their owner would."""
         raise NotImplementedError
 
 
@@ -195,7 +224,8 @@ class CeleryArm(QueueArm):
         self._redis = Redis(self._folder / "redis")
         self._server = self._redis.process
         self._environment |= {"QUEUES_BROKER": self._redis.url(0), "QUEUES_RESULTS": self._redis.url(1)}
-        start = [str(PYTHON), "-m", "celery", f"--app={self.module}", "worker", f"--concurrency={AT_ONCE}"]
+        start = [str(PYTHON), "-m", "celery", f"--app={self.module}", "worker"]
+        start += [f"--concurrency={self._load.at_once}"]
         start += ["--optimization=fair", "--loglevel=warning"]
         self._work(*([*start, f"--hostname=queues-{number}@%h"] for number in range(PROCESSES)))
         until(lambda: self._listening() == str(PROCESSES), READY_MAX_S, "Celery's processes are not ready")
@@ -207,7 +237,7 @@ class CeleryArm(QueueArm):
     def _listening(self) -> str | None:
         return self._redis.ask(0, "SCARD", "_kombu.binding.celery.pidbox")
 
-    def _results(self) -> Counter[int]:
+    def answers(self) -> Counter[int]:
         """A key holds one result, the last: there is never a second one to be seen."""
         answered = patient_answer(
             lambda: self._redis.ask(1, "MGET", *(f"celery-task-meta-{row}" for row in range(self._rows)))
@@ -231,7 +261,7 @@ class ProcrastinateArm(QueueArm):
             env=os.environ | self._environment,
             timeout=READY_MAX_S,
         )
-        self._work(*([*program, "worker", f"--concurrency={AT_ONCE}"] for _ in range(PROCESSES)))
+        self._work(*([*program, "worker", f"--concurrency={self._load.at_once}"] for _ in range(PROCESSES)))
         working = "SELECT count(*) FROM procrastinate_workers"
         until(
             lambda: self._postgres.ask(working) == str(PROCESSES),
@@ -244,9 +274,12 @@ class ProcrastinateArm(QueueArm):
         found = self._postgres.ask(f"SELECT count(*) {SUCCEEDED}")
         return None if found is None else int(found)
 
-    def _results(self) -> Counter[int]:
+    def answers(self) -> Counter[int]:
         asked = f"SELECT args->>'number' {SUCCEEDED}"
         return Counter(map(int, patient_answer(lambda: self._postgres.ask(asked)).split()))
+
+
+Queue = TypeVar("Queue", CeleryArm, ProcrastinateArm)
 
 
 @contextmanager
@@ -258,14 +291,14 @@ def raybatch_arm() -> Iterator[Arm]:
 
 
 @contextmanager
-def queue_arm(kind: Callable[[Path], CeleryArm | ProcrastinateArm]) -> Iterator[Arm]:
+def queue_arm(kind: type[Queue], load: Load = CRASH_LOAD) -> Iterator[Queue]:
     if not PYTHON.exists():
         raise OperatorError(
             "the task queues are not installed: run `make queues`, or requirements/queues.sh before"
         )
     with tempfile.TemporaryDirectory(prefix="raybatch-queues-") as folder:
         Path(folder).chmod(0o755)  # PostgreSQL runs as another user where this is root
-        arm = kind(Path(folder))
+        arm = kind(Path(folder), load)
         try:
             arm.start()
             yield arm

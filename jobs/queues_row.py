@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
-ROW_S: Final = 0.08  #: what a row is pretended to cost: as four tokens of the echo engine at 20 ms each
+#: what a row is pretended to cost: as four tokens of the echo engine at 20 ms each, unless somebody says else
+ROW_S: Final = float(os.environ.get("QUEUES_ROW_S", "0.08"))
 TASK: Final = "row"
 
 
@@ -23,7 +24,10 @@ def end(number: int) -> None:
 
 
 def _append(variable: str, words: bytes) -> None:
-    descriptor = os.open(os.environ[variable], os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
+    path = os.environ.get(variable)
+    if path is None:  # nobody counts
+        return
+    descriptor = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
     try:
         os.write(descriptor, words)
     finally:

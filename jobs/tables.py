@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jobs import control as control_runs
 from jobs import intake_speed, result_speed
 from jobs.eta import SHARES, Course
 from jobs.runs import Ratio, Run
@@ -98,6 +99,19 @@ def queues(arms: Mapping[str, Mapping[str, Any]]) -> Table:
         ("stormy_rows_per_s", "rows/s with kills"),
     ):
         table.add_row(words, *(_told(arm[name], 1) for arm in arms.values()))
+    return table
+
+
+def control(runs: list[control_runs.Run], report: Mapping[str, Any]) -> Table:
+    table = Table("", "rows", *control_runs.STAGES, "rows/s", title="control plane; stages in s")
+    for name, rate in report["arms"].items():
+        mine = [run for run in runs if run.arm == name]
+        stages = (
+            "" if stage not in mine[0].stages_s else f"{_median(run.stages_s[stage] for run in mine):.2f}"
+            for stage in control_runs.STAGES
+        )
+        table.add_row(name, f"{mine[0].rows:,}", *stages, _told(rate, 0))
+    table.caption = "\n".join(f"{name}: {_told(ratio, 1)}" for name, ratio in report["ratio"].items())
     return table
 
 

@@ -51,8 +51,20 @@ def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) ->
     assert "fair sharing" in shown
 
 
+@pytest.mark.cluster
+def test_control_tells_each_stage_of_rows_that_cost_nothing(tmp_path: Path) -> None:
+    asked = ["control", "--arms=raybatch", "--rows=300", "--rounds=1"]
+    report, shown = _run(asked, tmp_path)
+
+    (run,) = report["runs"]
+    assert (run["arm"], run["rows"]) == ("raybatch", 300)
+    assert list(run["stages_s"]) == ["accepted", "taken in", "committed", "downloaded"]
+    assert run["rows_per_s"] == pytest.approx(300 / run["stages_s"]["downloaded"])
+    assert "control plane" in shown
+
+
 def test_each_benchmark_says_what_it_measures() -> None:
-    for command, words in (("parity", "LLM.generate"), ("sharing", "alone")):
+    for command, words in (("parity", "LLM.generate"), ("sharing", "alone"), ("control", "Celery")):
         told = CliRunner().invoke(app, [command, "--help"])
         assert told.exit_code == 0
         assert words in told.output
