@@ -30,14 +30,13 @@ from raybatch.actors.window_size import WindowSize
 from raybatch.config import EngineSettings, Home, ModelSettings
 from raybatch.core import events as e
 from raybatch.core.commands import EngineOrders, Lease
+from raybatch.core.credit import asks_at_once, credit_rows, wanted_rows
 from raybatch.crash_points import crash_point
 from raybatch.engine.contract import Engine
 from raybatch.errors import Corrupt, RaybatchError
 
 ASK_AGAIN_S: Final = 0.5
 LOOK_S: Final = 1.0  #: between two looks at progress and GPUs
-CREDIT_S: Final = 2.0  #: a fast engine holds rows for about so long
-CREDIT_ROWS_MAX: Final = 16_384
 FAILED_S: Final = 60.0  #: a failed load is shown for so long, then tried again
 LAST_COMMIT_S: Final = 15.0  #: after the engine died, finished rows get so long to be committed
 LAST_WORD_S: Final = 5.0  #: to say that this life ends; the next one says it, too
@@ -249,7 +248,7 @@ class EngineLoop:
             crash_point("engine.ordered")
             await self._obey(orders, window)
             self._wake.clear()
-            if self._more_expected and self._wanted_rows() > self._credit_rows() // 2:
+            if self._more_expected and asks_at_once(self._wanted_rows(), self._credit_rows()):
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.report_s):
@@ -301,20 +300,16 @@ class EngineLoop:
         )
 
     def _credit_rows(self) -> int:
-        """Rows to hold unfinished: two windows, or what a fast engine runs through in a moment."""
         assert self._window is not None
-        by_rate = int(CREDIT_S * self._rates.rows_per_s)
-        return min(max(2 * self._window.window_rows, by_rate), CREDIT_ROWS_MAX)
+        return credit_rows(self._window.window_rows, self._rates.rows_per_s)
 
     def _wanted_rows(self) -> int:
         if self._window is None or self._phase is not e.EnginePhase.READY or not self._window.window_rows:
             return 0
         if self._dead.is_set():
             return 0
-        credit = self._credit_rows()
-        if self._window.uncommitted_rows > 4 * credit:  # commits do not keep up: a full disk, say
-            return 0
-        return max(0, credit - self._window.unfinished_rows)
+        window = self._window
+        return wanted_rows(self._credit_rows(), window.unfinished_rows, window.uncommitted_rows)
 
     async def _obey(self, orders: EngineOrders, window: RowWindow) -> None:
         if orders.superseded:
@@ -359,7 +354,7 @@ class EngineLoop:
     def _row_finished(self) -> None:
         assert self._commits is not None
         self._commits.row_finished()
-        if self._more_expected and self._wanted_rows() > self._credit_rows() // 2:
+        if self._more_expected and asks_at_once(self._wanted_rows(), self._credit_rows()):
             self._wake.set()
 
 

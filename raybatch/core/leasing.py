@@ -7,10 +7,12 @@ leased, so that a small batch is never stuck behind a large one; then the oldest
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from raybatch.core.changes import LeaseGranted
 from raybatch.core.commands import Lease
+from raybatch.core.credit import credit_rows
 from raybatch.core.events import EnginePhase, EngineReport, QuietMode
 from raybatch.core.model import CHUNK_ROWS_MAX, Batch, BatchStatus, Chunk, ChunkState, ModelSpan
 from raybatch.core.rows import full
@@ -22,9 +24,11 @@ CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in
 def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
     """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this decision."""
     lots = list(_lots_for(state, report, freed))
-    engines = _ready_engines(state, report)
+    others = _other_engines(state, report)
+    engines = 1 + len(others)
     granted: list[LeaseGranted] = []
-    token, chunk_id, wanted_rows = state.next_token, state.next_chunk_id, report.wants_rows
+    token, chunk_id = state.next_token, state.next_chunk_id
+    wanted_rows = min(report.wants_rows, _rows_due(report, others, lots))
     piece_rows = max(CHUNK_ROWS_MIN, report.window // 2, report.wants_rows // 4)
     while wanted_rows > 0 and (lots := [lot for lot in lots if lot.has_rows]):
         lot = min(lots, key=lambda lot: (-lot.batch.priority, lot.leased_tokens))
@@ -51,7 +55,7 @@ def grant_rest(state: State, batch: Batch, engine_id: str, freed: frozenset[int]
     granted: list[LeaseGranted] = []
     token, chunk_id = state.next_token, state.next_chunk_id
     for span in batch.by_model:
-        lot = _Lot(state, batch, span, freed, with_suspects=True)
+        lot = _Lot(state, batch, span, freed, engine_id, with_suspects=True)
         while lot.has_rows:
             lease = lot.take(token, chunk_id, engine_id, CHUNK_ROWS_MAX, 1)
             granted.append(lease)
@@ -92,14 +96,21 @@ def _lots_for(state: State, report: EngineReport, freed: frozenset[int]) -> Iter
             continue
         for span in batch.by_model:
             if span.model in report.models:
-                yield _Lot(state, batch, span, freed, with_suspects=False)
+                yield _Lot(state, batch, span, freed, report.engine_id, with_suspects=False)
 
 
 class _Lot:
     """The rows of one batch and model that may be leased, while a decision hands them out."""
 
     def __init__(
-        self, state: State, batch: Batch, span: ModelSpan, freed: frozenset[int], *, with_suspects: bool
+        self,
+        state: State,
+        batch: Batch,
+        span: ModelSpan,
+        freed: frozenset[int],
+        engine_id: str,
+        *,
+        with_suspects: bool,
     ) -> None:
         self.batch = batch
         self.cursor = span.cursor
@@ -115,11 +126,21 @@ class _Lot:
         ]
         self.idle: list[Chunk] = sorted(idle, key=lambda chunk: chunk.first, reverse=True)
         idle_ids = {chunk.chunk_id for chunk in idle}
-        self.leased_rows = sum(chunk.missing.bit_count() for chunk in live if chunk.chunk_id not in idle_ids)
+        leased = [
+            (chunk.engine_id, chunk.missing.bit_count()) for chunk in live if chunk.chunk_id not in idle_ids
+        ]
+        self.leased_rows = sum(rows for _, rows in leased)
+        self.held_rows = sum(rows for holder, rows in leased if holder == engine_id)  #: by who asks
 
     @property
     def leased_tokens(self) -> float:
         return self.leased_rows * self._row_tokens
+
+    @property
+    def left_rows(self) -> int:
+        """Leased or not, as long as they are not committed."""
+        idle_rows = sum(chunk.missing.bit_count() for chunk in self.idle)
+        return self._end - self.cursor + self.leased_rows + idle_rows
 
     @property
     def has_rows(self) -> bool:
@@ -145,13 +166,31 @@ class _Lot:
         return min(rows, left, CHUNK_ROWS_MAX)
 
 
-def _ready_engines(state: State, report: EngineReport) -> int:
-    others = sum(
-        1
+def _rows_due(report: EngineReport, others: Sequence[EngineReport], lots: Sequence[_Lot]) -> int:
+    """What the engine may have beside what it holds, so that all engines end together.
+
+    It may always fill its window. Rows to wait behind that are its share, by speed, of all that is left: far
+    from the end as many as it asks for, and at the end no more than the others would leave it.
+    """
+    left_rows = sum(lot.left_rows for lot in lots)
+    if not others:
+        return left_rows
+    reports = (report, *others)
+    measured = all(one.rows_per_s > 0 for one in reports)
+    own, *rest = (one.rows_per_s if measured else one.window for one in reports)
+    share = own / (own + sum(rest)) if own else 0.0
+    unfinished_rows = credit_rows(report.window, report.rows_per_s) - report.wants_rows
+    held_rows = min(max(0, unfinished_rows), sum(lot.held_rows for lot in lots))
+    return max(0, max(report.window, math.ceil(share * left_rows)) - held_rows)
+
+
+def _other_engines(state: State, report: EngineReport) -> list[EngineReport]:
+    """Those that are ready and serve the same model."""
+    return [
+        entry.report
         for entry in state.engines.values()
         if entry.report.engine_id != report.engine_id
         and not entry.lost
         and entry.report.phase is EnginePhase.READY
         and entry.report.models[:1] == report.models[:1]
-    )
-    return others + 1
+    ]

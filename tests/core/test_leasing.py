@@ -106,6 +106,34 @@ def test_an_engine_alone_takes_the_end_at_once_and_lost_or_foreign_engines_do_no
     assert [lease.count for lease in scene.report("e1", wants_rows=1_000, window=1_000).leases] == [400]
 
 
+def test_near_the_end_rows_to_wait_are_shared_by_speed() -> None:
+    """One engine is thrice as fast: what waits behind its window is three quarters of what is left."""
+    scene = Scene()
+    scene.accept(160)
+    scene.report("fast", wants_rows=0, window=32, rows_per_s=3.0)
+    slow = scene.report("slow", wants_rows=64, window=32, rows_per_s=1.0).leases
+    assert rows_by_batch(slow) == {"batch_1": 40}  # a quarter of 160, though it could hold 64
+    scene.report("slow", held=slow, wants_rows=24, window=32, rows_per_s=1.0)
+    fast = scene.report("fast", wants_rows=64, window=32, rows_per_s=3.0).leases
+    assert rows_by_batch(fast) == {"batch_1": 64}
+
+
+def test_an_engine_may_fill_its_window_however_slow_it_is() -> None:
+    scene = Scene()
+    scene.accept(160)
+    scene.report("fast", wants_rows=0, window=32, rows_per_s=1_000.0)
+    given = scene.report("slow", wants_rows=64, window=32, rows_per_s=0.1).leases
+    assert rows_by_batch(given) == {"batch_1": 32}
+
+
+def test_an_engine_without_rows_gets_some_whatever_it_says_it_can_hold() -> None:
+    """What it holds is believed only as far as leases show it."""
+    scene = Scene()
+    scene.accept(160)
+    scene.report("e2", window=64)
+    assert rows_by_batch(scene.report("e1", wants_rows=8, window=64).leases) == {"batch_1": 8}
+
+
 def test_freed_chunks_go_first_and_only_their_missing_rows() -> None:
     scene = Scene()
     scene.accept(1_000)
