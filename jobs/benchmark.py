@@ -21,10 +21,13 @@ from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
 from jobs import sharing as shared
+from jobs import tail as ends
 from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
 from jobs.echo_cluster import echo_cluster
+from jobs.prompts import OUTPUT_SPREAD, OUTPUT_TOKENS, OUTPUT_TOKENS_MEDIAN
 from jobs.queues_arms import Load
+from jobs.virtual import Shape
 from raybatch.config import PACKAGED_MODEL, ModelSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -163,6 +166,29 @@ def control(
     _tell([tables.control(runs, report)], report, json_path)
     if plot_path is not None:
         plots.control(runs, plot_path)
+
+
+@app.command()
+def tail(
+    engines: Annotated[int, typer.Option(min=2)] = 4,
+    rows: Annotated[int, typer.Option(min=1)] = 20_000,
+    seeds: Annotated[int, typer.Option(min=1, help="Of each scenario.")] = 5,
+    concurrency: Annotated[int, typer.Option(min=1, help="Rows that run at once on an engine.")] = 64,
+    alpha_ms: Annotated[float, typer.Option(help="A step takes this")] = 20.0,
+    beta_ms: Annotated[float, typer.Option(help="and this for each running row.")] = 0.1,
+    spread: Annotated[float, typer.Option(help="Of the logarithm of a row's length.")] = OUTPUT_SPREAD,
+    longest_tokens: Annotated[int, typer.Option(min=1)] = OUTPUT_TOKENS[1],
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Ideal ÷ makespan of a batch on several engines, lengths unknown; in virtual time."""
+    shape = Shape(alpha_ms / 1000, beta_ms / 1000, concurrency)
+    sizes = ends.Sizes(engines, rows, shape, OUTPUT_TOKENS_MEDIAN, spread, longest_tokens)
+    cases = ends.measure(sizes, seeds, Console(stderr=True).print)
+    report = ends.report(cases, sizes)
+    _tell([tables.tail(report, sizes)], report, json_path)
+    if plot_path is not None:
+        plots.tail(cases, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:

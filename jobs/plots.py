@@ -9,6 +9,7 @@ from typing import Final
 
 from jobs import control as control_runs
 from jobs import intake_speed, queues_run, result_speed
+from jobs import tail as ends
 from jobs.eta import WORKLOADS, Course
 from jobs.memory import MIB
 from jobs.runs import STEADY, Ratio, Run
@@ -177,6 +178,25 @@ def control(runs: list[control_runs.Run], path: Path) -> None:
     shares.set_yticks(range(len(names)), [name.replace(" + ", "\n+ ") for name in names])
     shares.set(xlabel="share of the time", xlim=(0, 1))
     shares.set_title("until " + ", ".join(control_runs.STAGES), fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def tail(cases: list[ends.Case], path: Path) -> None:
+    """An axes a scenario: each arm's share of the ideal, a dot a seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(ends.SCENARIOS), sharey=True), ends.SCENARIOS, strict=True):
+        mine = [case for case in cases if case.scenario == name]
+        for place, arm in enumerate(ends.ARMS):
+            shares = [case.ideal_s / getattr(case, f"{arm}_s") for case in mine]
+            axes.scatter([place] * len(shares), shares, color=COLOURS[arm != "raybatch"], alpha=0.7)
+        axes.axhline(ends.EFFICIENCY_MIN, color="grey", linestyle=":")
+        words = [word.replace(" ", "\n") for word in ends.ARMS.values()]
+        axes.set_xticks(range(len(ends.ARMS)), words, fontsize=8)
+        axes.set(xlim=(-0.5, len(ends.ARMS) - 0.5), ylim=(0, 1.02))
+        axes.set_title(name, fontsize=10)
+    figure.axes[0].set_ylabel("ideal ÷ makespan; dotted: the goal")
     figure.savefig(path, dpi=120)
 
 

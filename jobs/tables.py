@@ -10,6 +10,7 @@ from rich.table import Table
 
 from jobs import control as control_runs
 from jobs import intake_speed, result_speed
+from jobs import tail as ends
 from jobs.eta import SHARES, Course
 from jobs.runs import Ratio, Run
 from jobs.sharing import Round
@@ -112,6 +113,18 @@ def control(runs: list[control_runs.Run], report: Mapping[str, Any]) -> Table:
         )
         table.add_row(name, f"{mine[0].rows:,}", *stages, _told(rate, 0))
     table.caption = "\n".join(f"{name}: {_told(ratio, 1)}" for name, ratio in report["ratio"].items())
+    return table
+
+
+def tail(report: Mapping[str, Any], sizes: ends.Sizes) -> Table:
+    title = (
+        f"ideal ÷ makespan: {sizes.engines} engines, {sizes.rows:,} rows, {sizes.shape.concurrency} at once"
+    )
+    table = Table("", *ends.ARMS.values(), "static ÷ raybatch", title=title)
+    for name, arms in report["arms"].items():
+        over_static = report["ratio"][f"{name}: static ÷"]
+        table.add_row(name, *(_told(arms[arm]) for arm in ends.ARMS), _told(over_static, 2))
+    table.caption = "in virtual time; median (lowest to highest) of the seeds"
     return table
 
 

@@ -63,6 +63,15 @@ def test_control_tells_each_stage_of_rows_that_cost_nothing(tmp_path: Path) -> N
     assert "control plane" in shown
 
 
+def test_tail_tells_each_arm_of_each_scenario(tmp_path: Path) -> None:
+    asked = ["tail", "--engines=2", "--rows=300", "--seeds=2", "--concurrency=8"]
+    report, shown = _run(asked, tmp_path)
+
+    assert report["arms"].keys() == {"even", "kinds", "uneven"}
+    assert all(0 < run["efficiency"] <= 1 for run in report["runs"])
+    assert "in virtual time" in shown
+
+
 def test_each_benchmark_says_what_it_measures() -> None:
     for command, words in (("parity", "LLM.generate"), ("sharing", "alone"), ("control", "Celery")):
         told = CliRunner().invoke(app, [command, "--help"])
