@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs import barriers as barred
 from jobs import control as controlled
 from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
@@ -75,14 +76,14 @@ def parity(
 @app.command()
 def sharing(
     small_rows: Annotated[int, typer.Option(min=1, help="Of the batch that comes later.")] = 200,
-    large_rows: Annotated[int, typer.Option(min=1, help="Of the batch that is there already.")] = 20_000,
-    rows_per_s: Annotated[float, typer.Option(help="How fast the echo engine answers.")] = 500.0,
+    large_rows: Annotated[int, typer.Option(min=1, help="Of the batch that is there already.")] = 50_000,
+    rows_per_s: Annotated[float, typer.Option(help="How fast the echo engine answers.")] = 1000.0,
     rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
-    """A small batch submitted during a large one: its time ÷ alone, and what both lose by it."""
+    """A small batch during a large one: its time ÷ alone, beside first come first served; both's rows/s."""
     with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
         done = shared.measure(cluster, small_rows, large_rows, rounds, Console(stderr=True).print)
         report = shared.report(done, cluster)
@@ -189,6 +190,29 @@ def tail(
     _tell([tables.tail(report, sizes)], report, json_path)
     if plot_path is not None:
         plots.tail(cases, plot_path)
+
+
+@app.command()
+def barriers(
+    batches: Annotated[int, typer.Option(min=2)] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="Of each batch, and of a chunk of the loop.")] = 500,
+    concurrency: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 64,
+    alpha_ms: Annotated[float, typer.Option(help="A step takes this")] = 10.0,
+    beta_ms: Annotated[float, typer.Option(help="and this for each running row.")] = 0.05,
+    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Several batches at once beside one batch of all their rows, and beside a loop chunk by chunk."""
+    steps = (f"echo.alpha_ms={alpha_ms}", f"echo.beta_ms={beta_ms}", f"echo.concurrency={concurrency}")
+    sizes = barred.Sizes(batches, rows)
+    with echo_cluster(*steps, *(assignments or ())) as cluster:
+        runs = barred.measure(cluster, sizes, rounds, Console(stderr=True).print)
+        report = barred.report(runs, sizes, cluster.settings.echo)
+    _tell([tables.barriers(runs, report)], report, json_path)
+    if plot_path is not None:
+        plots.barriers(runs, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:

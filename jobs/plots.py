@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from jobs import barriers as barred
 from jobs import control as control_runs
 from jobs import intake_speed, queues_run, result_speed
 from jobs import tail as ends
@@ -56,19 +57,23 @@ def parity(runs: list[Run], arm: str, peer: str, ratios: dict[str, Ratio], path:
 
 
 def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
-    """The small batch's time alone and beside the large one; the large one's alone and both together."""
+    """The small batch's time alone, beside the large one and behind it; the large one's alone and both's."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    pairs = (
-        ("slowdown", "small", [(round_.small_alone_s, round_.small_beside_s) for round_ in rounds]),
-        ("total", "large", [(round_.large_alone_s, round_.both_s) for round_ in rounds]),
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    small: list[tuple[float, ...]] = [
+        (round_.small_alone_s, round_.small_beside_s, round_.small_behind_s) for round_ in rounds
+    ]
+    large: list[tuple[float, ...]] = [(round_.large_alone_s, round_.both_s) for round_ in rounds]
+    kinds: tuple[tuple[str, str, list[tuple[float, ...]], tuple[str, ...]], ...] = (
+        ("slowdown", "small", small, ("alone", "beside the large one", "first come\nfirst served")),
+        ("total", "large", large, ("alone", "with the small one")),
     )
-    for axes, (name, who, times_s) in zip(figure.subplots(1, 2), pairs, strict=True):
-        for alone_s, beside_s in times_s:
-            axes.plot((0, 1), (alone_s, beside_s), color=COLOURS[0], marker="o", alpha=0.7)
-        axes.set_xticks((0, 1), ("alone", "beside the large one" if who == "small" else "with the small one"))
-        axes.set(xlim=(-0.4, 1.4), ylim=(0, None), ylabel="seconds")
+    for axes, (name, who, times_s, words) in zip(figure.subplots(1, 2), kinds, strict=True):
+        for seconds in times_s:
+            axes.plot(range(len(words)), seconds, color=COLOURS[0], marker="o", alpha=0.7)
+        axes.set_xticks(range(len(words)), words)
+        axes.set(xlim=(-0.4, len(words) - 0.6), ylim=(0, None), ylabel="seconds")
         told = ratios[name]
         axes.set_title(
             f"the {who} batch; {name} {told.median:.3f} ({told.low:.3f} to {told.high:.3f})", fontsize=10
@@ -197,6 +202,20 @@ def tail(cases: list[ends.Case], path: Path) -> None:
         axes.set(xlim=(-0.5, len(ends.ARMS) - 0.5), ylim=(0, 1.02))
         axes.set_title(name, fontsize=10)
     figure.axes[0].set_ylabel("ideal ÷ makespan; dotted: the goal")
+    figure.savefig(path, dpi=120)
+
+
+def barriers(runs: list[barred.Run], path: Path) -> None:
+    """A dot a run: its share of the ideal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, arm in enumerate(barred.ARMS):
+        shares = [run.efficiency for run in runs if run.arm == arm]
+        axes.scatter([place] * len(shares), shares, color=COLOURS[arm == barred.LOOP], alpha=0.8)
+    axes.set_xticks(range(len(barred.ARMS)), barred.ARMS)
+    axes.set(ylim=(0, 1.02), xlim=(-0.5, len(barred.ARMS) - 0.5), ylabel="ideal ÷ time")
     figure.savefig(path, dpi=120)
 
 

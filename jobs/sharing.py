@@ -30,10 +30,16 @@ class Round:
     large_alone_s: float
     small_beside_s: float
     both_s: float  #: from the creation of the large one to the completion of the later one
+    small_behind_s: float  #: as beside, first come first served
+    fifo_s: float  #: as both, first come first served
 
     @property
     def slowdown(self) -> float:
         return self.small_beside_s / self.small_alone_s
+
+    @property
+    def fifo_slowdown(self) -> float:
+        return self.small_behind_s / self.small_alone_s
 
     @property
     def total(self) -> float:
@@ -58,6 +64,7 @@ def report(rounds: list[Round], cluster: EchoCluster) -> dict[str, Any]:
         "metric": "P8 fair sharing: time of a small batch beside a large one ÷ alone; rows/s of both ÷ large",
         "ratio": {
             "slowdown": Ratio.of([round_.slowdown for round_ in rounds]),
+            "slowdown, first come first served": Ratio.of([round_.fifo_slowdown for round_ in rounds]),
             "total": Ratio.of([round_.total for round_ in rounds]),
         },
         "arms": {
@@ -65,6 +72,8 @@ def report(rounds: list[Round], cluster: EchoCluster) -> dict[str, Any]:
             "small_beside_s": [round_.small_beside_s for round_ in rounds],
             "large_alone_s": [round_.large_alone_s for round_ in rounds],
             "both_s": [round_.both_s for round_ in rounds],
+            "small_behind_s": [round_.small_behind_s for round_ in rounds],
+            "fifo_s": [round_.fifo_s for round_ in rounds],
         },
         "echo": cluster.settings.echo,
         "runs": [asdict(round_) | {"slowdown": round_.slowdown, "total": round_.total} for round_ in rounds],
@@ -76,6 +85,7 @@ def _round_s(cluster: EchoCluster, small_rows: int, large_rows: int, *, backward
         lambda: {"small_alone_s": _alone_s(cluster, small_rows)},
         lambda: {"large_alone_s": _alone_s(cluster, large_rows)},
         lambda: _beside_s(cluster, small_rows, large_rows),
+        lambda: _behind_s(cluster, small_rows, large_rows),
     ]
     return {
         name: time_s for step in (reversed(steps) if backwards else steps) for name, time_s in step().items()
@@ -88,7 +98,19 @@ def _alone_s(cluster: EchoCluster, rows: int) -> float:
 
 
 def _beside_s(cluster: EchoCluster, small_rows: int, large_rows: int) -> dict[str, float]:
-    large = Trial(cluster, requests(large_rows))
+    small_s, both_s = _together_s(cluster, small_rows, large_rows, 0)
+    return {"small_beside_s": small_s, "both_s": both_s}
+
+
+def _behind_s(cluster: EchoCluster, small_rows: int, large_rows: int) -> dict[str, float]:
+    """First come first served: the large batch has a higher priority, so all of its rows go first."""
+    small_s, both_s = _together_s(cluster, small_rows, large_rows, 1)
+    return {"small_behind_s": small_s, "fifo_s": both_s}
+
+
+def _together_s(cluster: EchoCluster, small_rows: int, large_rows: int, priority: int) -> tuple[float, float]:
+    """The small one's time, and both's. ``priority``: of the large one."""
+    large = Trial(cluster, requests(large_rows), priority)
     large.wait_committed(round(ARRIVAL * large_rows))
     small = Trial(cluster, requests(small_rows))
     small.wait_ended()
@@ -97,10 +119,8 @@ def _beside_s(cluster: EchoCluster, small_rows: int, large_rows: int) -> dict[st
     (large_created_at, large_completed_at) = _instants(cluster, large)
     if large_completed_at < small_created_at:
         raise AssertionError(f"the {large_rows} rows ended before the small batch came: make them more")
-    return {
-        "small_beside_s": small_completed_at - small_created_at,
-        "both_s": max(small_completed_at, large_completed_at) - large_created_at,
-    }
+    both_s = max(small_completed_at, large_completed_at) - large_created_at
+    return small_completed_at - small_created_at, both_s
 
 
 def _instants(cluster: EchoCluster, trial: Trial) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jobs import barriers as barred
 from jobs import control as control_runs
 from jobs import intake_speed, result_speed
 from jobs import tail as ends
@@ -26,9 +27,11 @@ def parity(runs: list[Run], ratios: Mapping[str, Ratio]) -> Iterator[Table]:
 
 
 def sharing(rounds: list[Round], ratios: Mapping[str, Ratio]) -> Table:
-    table = Table("seconds", "small alone", "small beside", "large alone", "both", title="fair sharing")
+    names = ("small alone", "small beside", "first come first served", "large alone", "both")
+    table = Table("seconds", *names, title="fair sharing")
     for round_ in rounds:
-        times = (round_.small_alone_s, round_.small_beside_s, round_.large_alone_s, round_.both_s)
+        small_s = (round_.small_alone_s, round_.small_beside_s, round_.small_behind_s)
+        times = (*small_s, round_.large_alone_s, round_.both_s)
         table.add_row(f"round {round_.number + 1}", *(f"{seconds:.2f}" for seconds in times))
     table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
     return table
@@ -125,6 +128,16 @@ def tail(report: Mapping[str, Any], sizes: ends.Sizes) -> Table:
         over_static = report["ratio"][f"{name}: static ÷"]
         table.add_row(name, *(_told(arms[arm]) for arm in ends.ARMS), _told(over_static, 2))
     table.caption = "in virtual time; median (lowest to highest) of the seeds"
+    return table
+
+
+def barriers(runs: list[barred.Run], report: Mapping[str, Any]) -> Table:
+    table = Table("", "seconds", "ideal ÷ time", "rows running ÷ most", title="barriers")
+    for name, arm in report["arms"].items():
+        seconds = _median(run.wall_s for run in runs if run.arm == name)
+        full = "" if arm["occupancy"] is None else _told(arm["occupancy"])
+        table.add_row(name, f"{seconds:.2f}", _told(arm["efficiency"]), full)
+    table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in report["ratio"].items())
     return table
 
 

@@ -36,13 +36,14 @@ def request(custom_id: str, told: str) -> Json:
 
 
 class Trial:
-    def __init__(self, cluster: EchoCluster, upload: bytes) -> None:
+    def __init__(self, cluster: EchoCluster, upload: bytes, priority: int = 0) -> None:
         """Uploads and creates: the batch is on its way then."""
         self._cluster = cluster
         self._upload = upload
         files = {"file": ("requests.jsonl", upload)}
         file_id = cluster.post("/v1/files", files=files, data={"purpose": "batch"})["id"]
         asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+        asked |= {"priority": priority} if priority else {}
         self.batch_id: str = cluster.post("/v1/batches", json=asked)["id"]
 
     def look(self) -> Json | None:

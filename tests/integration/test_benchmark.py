@@ -48,6 +48,7 @@ def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) ->
     for run in report["runs"]:
         assert run["slowdown"] == pytest.approx(run["small_beside_s"] / run["small_alone_s"])
         assert run["both_s"] >= run["small_beside_s"]
+        assert run["fifo_s"] >= run["small_behind_s"]
     assert "fair sharing" in shown
 
 
@@ -70,6 +71,18 @@ def test_tail_tells_each_arm_of_each_scenario(tmp_path: Path) -> None:
     assert report["arms"].keys() == {"even", "kinds", "uneven"}
     assert all(0 < run["efficiency"] <= 1 for run in report["runs"])
     assert "in virtual time" in shown
+
+
+@pytest.mark.cluster
+def test_barriers_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
+    asked = ["barriers", "--batches=3", "--rows=20", "--concurrency=16", "--alpha-ms=2", "--rounds=1"]
+    report, shown = _run(asked, tmp_path)
+
+    arms = [run["arm"] for run in report["runs"]]
+    assert arms == ["batches together", "one batch", "chunk by chunk", "engine alone"]
+    assert len({run["ideal_s"] for run in report["runs"]}) == 1
+    assert all(0 < run["occupancy"] <= 1 for run in report["runs"][:2])
+    assert "barriers" in shown
 
 
 def test_each_benchmark_says_what_it_measures() -> None:
