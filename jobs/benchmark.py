@@ -21,6 +21,7 @@ from jobs import control as controlled
 from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
+from jobs import pollers as asked
 from jobs import sharing as shared
 from jobs import tail as ends
 from jobs.api import clean_up_on_sigterm
@@ -213,6 +214,27 @@ def barriers(
     _tell([tables.barriers(runs, report)], report, json_path)
     if plot_path is not None:
         plots.barriers(runs, plot_path)
+
+
+@app.command()
+def pollers(
+    clients: Annotated[int, typer.Option(min=1, help="That ask how the batch goes.")] = 500,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of a client.")] = 5.0,
+    rows: Annotated[int, typer.Option(min=1, help="Of each batch.")] = 6_000,
+    rows_per_s: Annotated[float, typer.Option(help="How fast the echo engine answers.")] = 200.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of four runs each, in the order A-B-B-A.")] = 3,
+    assignments: Assignments = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """A batch that hundreds of clients ask about: its time ÷ alone, and what an answer takes them."""
+    asking = asked.Clients(clients, every)
+    with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
+        runs = asked.measure(cluster, asking, rows, rounds, Console(stderr=True).print)
+    report = asked.report(runs, asking)
+    _tell([tables.pollers(runs, report)], report, json_path)
+    if plot_path is not None:
+        plots.pollers(runs, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:

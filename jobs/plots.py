@@ -5,17 +5,21 @@ from __future__ import annotations
 import statistics
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jobs import barriers as barred
 from jobs import control as control_runs
 from jobs import intake_speed, queues_run, result_speed
+from jobs import pollers as asked
 from jobs import tail as ends
 from jobs.eta import WORKLOADS, Course
 from jobs.memory import MIB
 from jobs.runs import STEADY, Ratio, Run
 from jobs.sharing import Round
 from jobs.soak_samples import AT, RAYS_FILES, Sample
+
+if TYPE_CHECKING:
+    from jobs.scale import Run as Weighing
 
 GROWTH_MAX_MIB: Final = 100
 COMPLETED_MAX_S: Final = 1.0
@@ -216,6 +220,42 @@ def barriers(runs: list[barred.Run], path: Path) -> None:
         axes.scatter([place] * len(shares), shares, color=COLOURS[arm == barred.LOOP], alpha=0.8)
     axes.set_xticks(range(len(barred.ARMS)), barred.ARMS)
     axes.set(ylim=(0, 1.02), xlim=(-0.5, len(barred.ARMS) - 0.5), ylabel="ideal ÷ time")
+    figure.savefig(path, dpi=120)
+
+
+def pollers(runs: list[asked.Run], path: Path) -> None:
+    """Left: the batch's time, a dot a run; right: how many answers took at most so long."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    times, answers = figure.subplots(1, 2, width_ratios=(2, 3))
+    for place, arm in enumerate((asked.ALONE, asked.POLLED)):
+        walls_s = [run.wall_s for run in runs if run.arm == arm]
+        times.scatter([place] * len(walls_s), walls_s, color=COLOURS[place], alpha=0.8)
+    times.set_xticks((0, 1), (asked.ALONE, asked.POLLED))
+    times.set(xlim=(-0.5, 1.5), ylim=(0, None), ylabel="seconds of the batch")
+    for run in runs:
+        if run.latencies_ms:
+            shares = [number / len(run.latencies_ms) for number in range(1, len(run.latencies_ms) + 1)]
+            answers.step(sorted(run.latencies_ms), shares, color=COLOURS[1], alpha=0.7, linewidth=1)
+    answers.axhline(0.99, color="grey", linestyle=":")
+    answers.set(xscale="log", xlabel="ms; a line a run, dotted: 99 %", ylabel="share of the answers")
+    figure.savefig(path, dpi=120)
+
+
+def scale(runs: list[Weighing], path: Path) -> None:
+    """By the number of engines: decisions a second, and how busy the scheduler is."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    rates, busy = figure.subplots(1, 2)
+    counts = [run.engines for run in runs]
+    rates.scatter(counts, [run.decisions_per_s for run in runs], color=COLOURS[0], alpha=0.8)
+    rates.set(xscale="log", yscale="log", xlabel="engines", ylabel="decisions a second")
+    busy.scatter(counts, [run.busy for run in runs], color=COLOURS[1], alpha=0.8)
+    busy.axhline(1.0, color="grey", linestyle=":")
+    busy.set(xscale="log", yscale="log", xlabel="engines; dotted: it no longer keeps up")
+    busy.set_ylabel("seconds of the scheduler for one of its engines")
     figure.savefig(path, dpi=120)
 
 

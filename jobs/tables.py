@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from jobs import barriers as barred
 from jobs import control as control_runs
 from jobs import intake_speed, result_speed
+from jobs import pollers as asked
 from jobs import tail as ends
 from jobs.eta import SHARES, Course
 from jobs.runs import Ratio, Run
 from jobs.sharing import Round
 from jobs.soak_samples import AT, Sample
 from jobs.soak_use import Tally
+
+if TYPE_CHECKING:
+    from jobs.scale import Run as Weighing
+
+MIB = 1 << 20
 
 
 def parity(runs: list[Run], ratios: Mapping[str, Ratio]) -> Iterator[Table]:
@@ -138,6 +144,42 @@ def barriers(runs: list[barred.Run], report: Mapping[str, Any]) -> Table:
         full = "" if arm["occupancy"] is None else _told(arm["occupancy"])
         table.add_row(name, f"{seconds:.2f}", _told(arm["efficiency"]), full)
     table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in report["ratio"].items())
+    return table
+
+
+def pollers(runs: list[asked.Run], report: Mapping[str, Any]) -> Table:
+    table = Table("", "seconds", "answers", "p50 (ms)", "p99 (ms)", title="while clients ask")
+    for run in runs:
+        seen = (f"{run.latency_ms(share):.1f}" for share in (0.5, 0.99)) if run.latencies_ms else ("", "")
+        answers = f"{len(run.latencies_ms):,}" if run.latencies_ms else ""
+        table.add_row(f"round {run.round + 1}: {run.arm}", f"{run.wall_s:.2f}", answers, *seen)
+    failed = report["arms"]["failed"]
+    table.caption = f"time with clients ÷ without: {_told(report['ratio']['time'])}; {failed} looks failed"
+    return table
+
+
+def scale(runs: list[Weighing], expected: Mapping[str, Any]) -> Table:
+    names = ("engines", "rows", "decisions", "decisions/s", "a report (ms)", "slowest (ms)", "busy")
+    table = Table(*names, "journal B/row", "grown MiB", title="the scheduler over simulated engines")
+    for run in runs:
+        report_ms = 1000 * run.spent_s["EngineReport"] / run.events["EngineReport"]
+        table.add_row(
+            f"{run.engines:,}",
+            f"{run.rows:,}",
+            f"{run.decisions:,}",
+            f"{run.decisions_per_s:,.0f}",
+            f"{report_ms:.3f}",
+            f"{1000 * max(run.slowest_s.values()):.1f}",
+            f"{run.busy:.3f}",
+            f"{run.journal_bytes / run.rows:.1f}",
+            f"{run.grown_bytes / MIB:.0f}",
+        )
+    table.caption = (
+        "busy: seconds of the scheduler for a second of its engines, below 1 it keeps up\n"
+        f"{expected['rows']:,} rows, drawn out from {expected['from_rows']:,}: scheduler"
+        f" {expected['scheduler_s']:,.0f} s, engines {expected['engines_s']:,.0f} s, journal"
+        f" {expected['journal_bytes'] / MIB:,.0f} MiB"
+    )
     return table
 
 

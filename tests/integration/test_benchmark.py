@@ -85,6 +85,16 @@ def test_barriers_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
     assert "barriers" in shown
 
 
+@pytest.mark.cluster
+def test_pollers_are_answered_while_a_batch_runs(tmp_path: Path) -> None:
+    asked = ["pollers", "--clients=20", "--every=0.5", "--rows=600", "--rows-per-s=200", "--rounds=1"]
+    report, shown = _run(asked, tmp_path)
+
+    assert [len(run["latencies_ms"]) > 0 for run in report["runs"]] == [False, True, True, False]
+    assert report["arms"]["failed"] == 0
+    assert "while clients ask" in shown
+
+
 def test_each_benchmark_says_what_it_measures() -> None:
     for command, words in (("parity", "LLM.generate"), ("sharing", "alone"), ("control", "Celery")):
         told = CliRunner().invoke(app, [command, "--help"])
