@@ -21,6 +21,7 @@ from raybatch.core import events as e
 from raybatch.core.commands import EngineOrders, Lease, Reply
 from raybatch.core.credit import asks_at_once, credit_rows, wanted_rows
 from raybatch.core.decide import decide
+from raybatch.core.decision import Decision
 from raybatch.core.model import File, PartFile, PartSlice, Tally, Usage
 from raybatch.core.policy import Policy
 from raybatch.core.rows import bitmap_of, offsets_of
@@ -317,7 +318,7 @@ class VirtualCluster:
         self.state = State()
         self.lengths: dict[str, Sequence[int]] = {}  #: by batch: tokens of each row, which only engines know
         self.ended_s: dict[str, float] = {}
-        self._policy = policy
+        self.policy = policy
         self._numbers = itertools.count(1)
         self.engines = [VirtualEngine(self, f"e{number}", shape) for number, shape in enumerate(shapes)]
         for number, engine in enumerate(self.engines):  # their heartbeats do not fall together
@@ -358,13 +359,18 @@ class VirtualCluster:
         """One turn of the scheduler; what it answers."""
         now = e.Now(WALL_AT + self.timeline.now_s, self.timeline.now_s)
         active = tuple(self.state.active)
-        decision = decide(self.state, event, now, self._policy)
-        for change in decision.changes:
-            self.state.apply(change)
+        decision = self.turn(event, now)
         for batch_id in active:
             if batch_id not in self.state.active:
                 self.ended_s[batch_id] = self.timeline.now_s
         return next((one.value for one in decision.commands if isinstance(one, Reply)), None)
+
+    def turn(self, event: e.Event, now: e.Now) -> Decision:
+        """Decide and apply."""
+        decision = decide(self.state, event, now, self.policy)
+        for change in decision.changes:
+            self.state.apply(change)
+        return decision
 
     def draw(self, kind: str) -> str:
         return f"{kind}-{next(self._numbers)}"
