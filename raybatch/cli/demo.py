@@ -82,7 +82,7 @@ def demo(
     steps = Steps(stdout())
     try:
         with ended_by_signals():
-            score = _run(demo_home(ctx.parent.params.get("home") if ctx.parent else None), rows, steps)
+            score = _run(own_home(ctx.parent.params.get("home") if ctx.parent else None, "demo"), rows, steps)
     except RaybatchError as error:
         typer.echo(f"demo: FAILED {error.message}")
         raise typer.Exit(1) from None
@@ -131,23 +131,26 @@ def _serve_and_score(home: Home, rows: int, steps: Steps) -> Score:
     return replace(score, rows=min(score.rows, lines))
 
 
-def demo_home(given: str | None) -> Home:
-    """The one given, else one below the cache folder. Raises OperatorError when it is somebody's own."""
+def own_home(given: str | None, purpose: str) -> Home:
+    """The one given, else one below the cache folder. Raises OperatorError when it is somebody's own.
+
+    ``purpose``: "demo", say, which marks the home and names the folder.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Home.find(given or str(Path(cache) / "raybatch-demo"))
-    marker = home.root / "demo"
+    home = Home.find(given or str(Path(cache) / f"raybatch-{purpose}"))
+    marker = home.root / purpose
     if home.settings_path.exists() and not marker.exists():
         raise OperatorError(
-            f"{home.root} has settings of its own, which a demo would replace: give it another --home"
+            f"{home.root} has settings of its own, which a {purpose} would replace: give it another --home"
         )
     from raybatch.actors import cluster
     from raybatch.actors.cluster_facts import running
 
     facts = running(home)
     if facts is not None and _lives(marker):
-        raise OperatorError(f"a demo is running at {home.root} already (process {facts.supervisor_pid})")
+        raise OperatorError(f"a {purpose} is running at {home.root} already (process {facts.supervisor_pid})")
     if facts is not None:
-        typer.echo("An earlier demo died and left its cluster running; stopping that first.")
+        typer.echo(f"An earlier {purpose} died and left its cluster running; stopping that first.")
         cluster.down(home, now=True, say=typer.echo)
     home.make()
     marker.write_text(_identity(os.getpid()))
@@ -155,7 +158,7 @@ def demo_home(given: str | None) -> Home:
 
 
 def _lives(marker: Path) -> bool:
-    """Whether the demo that wrote the marker still runs."""
+    """Whether the program that wrote the marker still runs."""
     identity = marker.read_text()
     return bool(identity) and _identity(int(identity.split()[0])) == identity
 
@@ -171,10 +174,10 @@ def _identity(pid: int) -> str:
 
 
 def demo_settings() -> Settings:
-    return make_settings("desktop" if has_gpu() else "cpu", models=(PACKAGED_MODEL,), api=_free_address())
+    return make_settings("desktop" if has_gpu() else "cpu", models=(PACKAGED_MODEL,), api=free_address())
 
 
-def _free_address() -> ApiSettings:
+def free_address() -> ApiSettings:
     """The usual port, or another one when somebody has that."""
     from raybatch.actors.ports import check_free, free_ports
 
@@ -257,9 +260,7 @@ def stopped_afterwards(home: Home, steps: Steps) -> Iterator[None]:
     try:
         yield
     finally:
-        steps.console.print(
-            f"\nStopping what the demo started; its files stay at {home.root}", soft_wrap=True
-        )
+        steps.console.print(f"\nStopping what was started; its files stay at {home.root}", soft_wrap=True)
         with _undisturbed():
             cluster.down(home, True, steps.say)
 

@@ -17,6 +17,7 @@ from raybatch.actors.connection import Connection
 from raybatch.cli import (
     backup,
     batches,
+    bench,
     cancel,
     delete,
     demo,
@@ -125,6 +126,7 @@ def _assembled() -> typer.Typer:
     app.command("rebuild")(rebuild.rebuild)
     app.command("demo-data")(demo_data.demo_data)
     app.command("demo")(demo.demo)
+    app.command("bench")(bench.bench)
     return app
 
 

@@ -120,7 +120,7 @@ def wanted_settings(
         machine,
         (*given, *(assignments or ())),
         sections=file.sections,
-        models=tuple(_model(word) for word in models or ()) or file.models or (PACKAGED_MODEL,),
+        models=tuple(model_of(word) for word in models or ()) or file.models or (PACKAGED_MODEL,),
     )
     refuse_impossible(settings)
     return settings
@@ -227,7 +227,8 @@ def _key_on_command_line(ctx: typer.Context) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _model(word: str) -> ModelSettings:
+def model_of(word: str) -> ModelSettings:
+    """Of ``ID`` or ``ID=SOURCE``."""
     name, _, source = word.partition("=")
     if not source and name in PACKAGED_MODEL.names:
         return PACKAGED_MODEL
