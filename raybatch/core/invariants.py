@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+from raybatch.core.holdings import Holdings
 from raybatch.core.model import Batch, Chunk, ChunkState
 from raybatch.core.rows import offsets_of
 from raybatch.core.state import State
@@ -37,6 +38,10 @@ def check_invariants(state: State) -> None:
     assert all(token < state.next_token for token in tokens), tokens
     for chunk_id in state.lease_deadlines:
         assert state.chunks[chunk_id].state is ChunkState.LEASED, chunk_id
+    counted = Holdings()
+    for chunk in state.chunks.values():
+        counted.replace(None, chunk)
+    assert state.holdings == counted, (state.holdings, counted)
 
 
 def _check_spans(batch: Batch, live: list[Chunk]) -> None:

@@ -117,20 +117,20 @@ class _Lot:
         self.last_rows = 0
         self._end = span.first + span.count
         self._row_tokens = max(1.0, span.expected_row_tokens)
-        live = [chunk for chunk in state.live_chunks(batch.batch_id) if span.holds(chunk.first)]
-        idle = [
-            chunk
-            for chunk in live
-            if (chunk.state is ChunkState.AVAILABLE or chunk.chunk_id in freed)
-            and (with_suspects or not chunk.suspect)
-        ]
+        freed_chunks = [state.chunks[chunk_id] for chunk_id in sorted(freed)]
+        freed_mine = [chunk for chunk in freed_chunks if self._has(chunk, span)]
+        available = [chunk for chunk in state.available_chunks(batch.batch_id) if span.holds(chunk.first)]
+        idle = [chunk for chunk in (*available, *freed_mine) if with_suspects or not chunk.suspect]
+        suspects = [] if with_suspects else [chunk for chunk in (*available, *freed_mine) if chunk.suspect]
         self.idle: list[Chunk] = sorted(idle, key=lambda chunk: chunk.first, reverse=True)
-        idle_ids = {chunk.chunk_id for chunk in idle}
-        leased = [
-            (chunk.engine_id, chunk.missing.bit_count()) for chunk in live if chunk.chunk_id not in idle_ids
+        held = [
+            chunk
+            for chunk in state.leases_of(engine_id)
+            if chunk.chunk_id not in freed and self._has(chunk, span)
         ]
-        self.leased_rows = sum(rows for _, rows in leased)
-        self.held_rows = sum(rows for holder, rows in leased if holder == engine_id)  #: by who asks
+        self.held_rows = _missing_rows(held)  #: by who asks
+        leased_rows = _leased_rows(state, batch, span) - _missing_rows(freed_mine)
+        self.leased_rows = leased_rows + _missing_rows(suspects)  #: which have a lane of their own
 
     @property
     def leased_tokens(self) -> float:
@@ -139,8 +139,7 @@ class _Lot:
     @property
     def left_rows(self) -> int:
         """Leased or not, as long as they are not committed."""
-        idle_rows = sum(chunk.missing.bit_count() for chunk in self.idle)
-        return self._end - self.cursor + self.leased_rows + idle_rows
+        return self._end - self.cursor + self.leased_rows + _missing_rows(self.idle)
 
     @property
     def has_rows(self) -> bool:
@@ -158,12 +157,29 @@ class _Lot:
         self.leased_rows += self.last_rows
         return LeaseGranted(chunk_id, self.batch.batch_id, first, count, token, engine_id)
 
+    def _has(self, chunk: Chunk, span: ModelSpan) -> bool:
+        return chunk.batch_id == self.batch.batch_id and span.holds(chunk.first)
+
     def _cut_rows(self, rows: int, engines: int) -> int:
         """Several engines share the end of a batch in halves, so that they finish together."""
         left = self._end - self.cursor
         if engines > 1:
             rows = min(rows, max(CHUNK_ROWS_MIN, -(-left // (2 * engines))))
         return min(rows, left, CHUNK_ROWS_MAX)
+
+
+def _leased_rows(state: State, batch: Batch, span: ModelSpan) -> int:
+    """Of one model. They are counted as they change for a batch of one model only."""
+    if not batch.spans:
+        return state.leased_rows(batch.batch_id)
+    live = state.live_chunks(batch.batch_id)
+    return _missing_rows(
+        [chunk for chunk in live if chunk.state is ChunkState.LEASED and span.holds(chunk.first)]
+    )
+
+
+def _missing_rows(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.missing.bit_count() for chunk in chunks)
 
 
 def _rows_due(report: EngineReport, others: Sequence[EngineReport], lots: Sequence[_Lot]) -> int:
@@ -186,11 +202,12 @@ def _rows_due(report: EngineReport, others: Sequence[EngineReport], lots: Sequen
 
 def _other_engines(state: State, report: EngineReport) -> list[EngineReport]:
     """Those that are ready and serve the same model."""
+    model = report.models[:1]
     return [
         entry.report
         for entry in state.engines.values()
         if entry.report.engine_id != report.engine_id
         and not entry.lost
         and entry.report.phase is EnginePhase.READY
-        and entry.report.models[:1] == report.models[:1]
+        and entry.report.models[:1] == model
     ]

@@ -90,9 +90,7 @@ def turn(state: State, report: EngineReport, now: Now, policy: Policy) -> Turn:
 def beyond_help(state: State, batch_id: str, policy: Policy) -> tuple[Chunk, ...]:
     """Chunks of single rows that will not run again."""
     return tuple(
-        chunk
-        for chunk in state.live_chunks(batch_id)
-        if chunk.state is ChunkState.AVAILABLE and chunk.alone_deaths >= policy.alone_deaths_max
+        chunk for chunk in state.available_chunks(batch_id) if chunk.alone_deaths >= policy.alone_deaths_max
     )
 
 
@@ -101,9 +99,12 @@ def _waiting(state: State, report: EngineReport, policy: Policy) -> Iterator[Chu
         batch = state.batches[batch_id]
         if batch.status is not BatchStatus.IN_PROGRESS or batch.paused_at is not None:
             continue
-        for chunk in state.live_chunks(batch_id):
-            waits = chunk.suspect and chunk.state is ChunkState.AVAILABLE
-            if waits and chunk.alone_deaths < policy.alone_deaths_max and _of_model(state, chunk, report):
+        for chunk in state.available_chunks(batch_id):
+            if (
+                chunk.suspect
+                and chunk.alone_deaths < policy.alone_deaths_max
+                and _of_model(state, chunk, report)
+            ):
                 yield chunk
 
 

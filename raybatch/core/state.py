@@ -16,6 +16,7 @@ from raybatch.core.chunking import redriven, suspects
 from raybatch.core.deadline import all_resumed, anew, moved, resumed
 from raybatch.core.ending import at_end
 from raybatch.core.events import EnginePhase, EngineReport, SurroundingsSeen
+from raybatch.core.holdings import Holdings
 from raybatch.core.image import Image, images_of, redrive_image, redrive_key
 from raybatch.core.lifecycle import BatchMove, ChunkMove, next_state, next_status
 from raybatch.core.model import (
@@ -58,6 +59,7 @@ class State:
     #: derived from the above
     active: dict[str, None] = field(default_factory=dict)  #: batch ids that are not terminal, oldest first
     batch_chunks: dict[str, dict[int, None]] = field(default_factory=dict)  #: live chunk ids by batch
+    holdings: Holdings = field(default_factory=Holdings)
     subject_log: dict[str, deque[int]] = field(default_factory=dict)  #: entry ids by batch or engine
 
     #: volatile
@@ -77,18 +79,13 @@ class State:
         return [self.chunks[chunk_id] for chunk_id in self.batch_chunks.get(batch_id, {})]
 
     def leased_rows(self, batch_id: str) -> int:
-        return sum(
-            chunk.missing.bit_count()
-            for chunk in self.live_chunks(batch_id)
-            if chunk.state is ChunkState.LEASED
-        )
+        return self.holdings.leased_rows.get(batch_id, 0)
 
     def leases_of(self, engine_id: str) -> list[Chunk]:
-        return [
-            chunk
-            for chunk in self.chunks.values()
-            if chunk.state is ChunkState.LEASED and chunk.engine_id == engine_id
-        ]
+        return [self.chunks[chunk_id] for chunk_id in sorted(self.holdings.by_holder.get(engine_id, ()))]
+
+    def available_chunks(self, batch_id: str) -> list[Chunk]:
+        return [self.chunks[chunk_id] for chunk_id in sorted(self.holdings.available.get(batch_id, ()))]
 
     # -- changing ------------------------------------------------------------------------------------------
 
@@ -410,6 +407,7 @@ class State:
 
     def _put_chunk(self, chunk: Chunk) -> Image:
         live = self.batch_chunks.setdefault(chunk.batch_id, {})
+        self.holdings.replace(self.chunks.get(chunk.chunk_id), chunk)
         if chunk.state is ChunkState.COMPLETED:
             self.chunks.pop(chunk.chunk_id, None)
             live.pop(chunk.chunk_id, None)
