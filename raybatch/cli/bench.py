@@ -125,7 +125,10 @@ def _figures(connection: Connection, batch_id: str, looks: list[tuple[float, Sam
         raise OperatorError(f"no row of {batch_id} was answered: see `raybatch failed {batch_id}`")
     began_at = min(started_at for started_at, *_ in found)
     return Figures(
-        tuple(Finish(finished_at - began_at, *tokens) for _, finished_at, *tokens in found),
+        tuple(
+            Finish(started_at - began_at, finished_at - began_at, *tokens)
+            for started_at, finished_at, *tokens in found
+        ),
         tuple(
             Sample(at - began_at, one.rss_bytes, one.gpu_memory_bytes, one.temperature_c, one.power_w)
             for at, one in looks

@@ -26,7 +26,7 @@ def draw(figures: Figures, title: str, path: Path) -> None:
     rate, memory, *heat = figure.subplots(3 if hot else 2, 1, sharex=True)
     rate.step(*zip(*figures.rate_over_time(), strict=True), where="pre", linewidth=1)
     rate.axhline(figures.steady_tokens_per_s, color="grey", linestyle=":")
-    rate.set(ylabel="output tokens/s of finished rows", ylim=(0, None))
+    rate.set(ylabel="output tokens/s", ylim=(0, None))
     at_s = [sample.at_s for sample in figures.samples]
     for role in sorted({role for sample in figures.samples for role in sample.rss_bytes}):
         sizes = [sample.rss_bytes.get(role, 0) / MIB for sample in figures.samples]

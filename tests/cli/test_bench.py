@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -40,29 +41,30 @@ def test_one_shape_is_always_the_same_rows() -> None:
 
 
 def test_a_large_batch_is_drawn_out_from_the_steady_middle() -> None:
-    """A first row after 10 s, then ten a second, a last one 20 s late: the middle counts."""
-    ends_s = [10.0, *(10.0 + 0.1 * number for number in range(1, 9)), 30.0]
-    figures = Figures(tuple(Finish(end_s, 5, 10) for end_s in ends_s), ())
+    """Ten rows one after the other, a second each; the first and the last take far longer."""
+    ends_s = [10.0, *(10.0 + number for number in range(1, 9)), 48.0]
+    figures = Figures(tuple(Finish(began_s, end_s, 5, 10) for began_s, end_s in pairwise([0.0, *ends_s])), ())
 
-    assert figures.steady_tokens_per_s == pytest.approx(100.0)
-    assert figures.tokens_per_s == pytest.approx(100 / 30)
-    assert figures.seconds_for(1_000) == pytest.approx(100.0)
+    assert figures.steady_tokens_per_s == pytest.approx(10.0)
+    assert figures.tokens_per_s == pytest.approx(100 / 48)
+    assert figures.seconds_for(1_000) == pytest.approx(1_000.0)
 
 
-def test_a_run_without_a_middle_counts_whole() -> None:
-    figures = Figures((Finish(2.0, 5, 10), Finish(2.0, 5, 10)), ())
-    assert figures.steady_tokens_per_s == figures.tokens_per_s == pytest.approx(10.0)
+def test_rows_that_end_together_did_not_run_in_no_time() -> None:
+    figures = Figures((Finish(0.0, 2.0, 5, 10), Finish(0.0, 2.0, 5, 10)), ())
+    assert figures.steady_tokens_per_s == pytest.approx(10.0)
+    assert figures.tokens_per_s == pytest.approx(10.0)
 
 
 def test_tokens_over_time_are_all_tokens() -> None:
-    figures = Figures(tuple(Finish(0.3 * number, 5, number) for number in range(1, 20)), ())
+    figures = Figures(tuple(Finish(0.1 * number, 0.3 * number, 5, number) for number in range(1, 20)), ())
     binned = figures.rate_over_time()
     width_s = binned[0][0]
     assert sum(rate * width_s for _, rate in binned) == pytest.approx(figures.completion_tokens)
 
 
 def test_heat_and_joules_are_told_where_a_card_tells_them() -> None:
-    finishes = (Finish(1.0, 5, 100), Finish(2.0, 5, 100))
+    finishes = (Finish(0.0, 1.0, 5, 100), Finish(1.0, 2.0, 5, 100))
     looks = (Sample(0.0, {"engine": 5}, 1 << 30, 50, 40.0), Sample(1.0, {"engine": 9}, 2 << 30, 70, 60.0))
 
     words = dict(told(Figures(finishes, looks)))
