@@ -62,6 +62,7 @@ def create_batch(state: State, asked: e.BatchAsked, now: e.Now, policy: Policy) 
         error_file_id=asked.error_file_id,
         output_expires_after_s=asked.output_expires_after_s or policy.keep_files_s,
         validation=asked.validation,
+        place=state.next_place,
     )
     created: tuple[c.Change, ...] = (c.BatchCreated(batch),)
     file = state.files.get(asked.input_file_id)

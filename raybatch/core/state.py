@@ -81,6 +81,12 @@ class State:
     def leased_rows(self, batch_id: str) -> int:
         return self.holdings.leased_rows.get(batch_id, 0)
 
+    @property
+    def next_place(self) -> int:
+        """Of a new batch: behind all others."""
+        last = next(reversed(self.batches.values()), None)
+        return 1 if last is None else last.place + 1
+
     def leases_of(self, engine_id: str) -> list[Chunk]:
         return [self.chunks[chunk_id] for chunk_id in sorted(self.holdings.by_holder.get(engine_id, ()))]
 
@@ -100,7 +106,7 @@ class State:
                 del self.files[file_id]
                 return (Image("files", file_id, None),)
             case c.BatchCreated(batch):
-                return (self._put_batch(batch),)
+                return (self._put_batch(self._placed(batch)),)
             case c.BatchValidated():
                 return (self._validate(change),)
             case c.BatchFailed(batch_id, errors, at):
@@ -159,7 +165,7 @@ class State:
             if isinstance(entity, File):
                 self._put_file(entity)
             elif isinstance(entity, Batch):
-                self._put_batch(entity)
+                self._put_batch(self._placed(entity))
             elif isinstance(entity, Chunk):
                 if entity.state is not ChunkState.COMPLETED:
                     self._put_chunk(entity)
@@ -404,6 +410,10 @@ class State:
         else:
             self.active.pop(batch.batch_id, None)
         return Image("batches", batch.batch_id, batch)
+
+    def _placed(self, batch: Batch) -> Batch:
+        """Older versions gave none: theirs come in the order of their journal."""
+        return batch if batch.place else replace(batch, place=self.next_place)
 
     def _put_chunk(self, chunk: Chunk) -> Image:
         live = self.batch_chunks.setdefault(chunk.batch_id, {})

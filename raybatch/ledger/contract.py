@@ -9,7 +9,7 @@ from raybatch.core.state import Image
 
 #: Of the ledger's tables and the journal's records. What a version adds to a record has a default, so that a
 #: newer version reads what an older one wrote; a ledger of an older version is made again from the journal.
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

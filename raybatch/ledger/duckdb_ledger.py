@@ -99,7 +99,7 @@ class DuckDBLedger:
 
     def _images(self, table: Table) -> Iterator[Image]:
         live = " WHERE state <> 'completed'" if table.name == "chunks" else ""
-        order = {"batches": "created_at, rowid", "files": "created_at, rowid"}.get(table.name, table.key)
+        order = {"batches": "place", "files": "created_at, rowid"}.get(table.name, table.key)
         names = [name for name, _ in table.columns]
         columns = ", ".join(f'"{name}"' for name in names)
         rows = self._con.execute(f"SELECT {columns} FROM {table.name}{live} ORDER BY {order}").fetchall()

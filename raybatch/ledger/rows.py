@@ -109,6 +109,7 @@ def _batch_row(image: Image) -> Row:
         batch.output_expires_after_s,
         batch.validation,
         json.dumps(msgspec.to_builtins(batch.spans)),
+        batch.place,
     )
 
 
@@ -268,6 +269,7 @@ TABLES: Final[dict[str, Table]] = {
                 ("output_expires_after_s", "BIGINT"),
                 ("validation", "VARCHAR"),
                 ("spans", "VARCHAR"),
+                ("place", "BIGINT"),
             ),
             _batch_row,
             _batch_image,

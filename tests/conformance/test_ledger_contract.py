@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raybatch.core.changes import BatchCancelling, BatchCreated, BatchDeleted, BatchFailed
 from raybatch.core.model import (
     Batch,
     BatchStatus,
@@ -147,6 +148,21 @@ def test_a_completed_chunk_is_not_live_any_more(reopen: Reopen) -> None:
     ledger.commit(1, (Image("chunks", 1, CHUNK),))
     ledger.commit(2, (Image("chunks", 1, replace(CHUNK, state=ChunkState.COMPLETED)),))
     assert live(ledger) == {}
+
+
+def test_batches_come_back_in_the_order_they_came_whatever_the_clock_said(reopen: Reopen) -> None:
+    instants = (50.0, 50.0, 9.0, 50.0)  # two of one instant; then the clock is set back, and forth again
+    named = zip("dbca", instants, strict=True)
+    created = [replace(BATCH, batch_id=f"batch_{name}", created_at=at) for name, at in named]
+    state, ledger = State(), reopen()
+    for seq, batch in enumerate(created, start=1):
+        ledger.commit(seq, state.apply(BatchCreated(batch)))
+    ledger.commit(5, state.apply(BatchCancelling("batch_b", 60.0)))
+    ledger.commit(6, state.apply(BatchFailed("batch_d", (), 61.0)))
+    ledger.commit(7, state.apply(BatchDeleted("batch_d")))
+    again = loaded(reopen())
+    assert list(again.batches) == list(state.batches) == ["batch_b", "batch_c", "batch_a"]
+    assert durable(again) == durable(state)
 
 
 @pytest.mark.parametrize("seed", range(5))

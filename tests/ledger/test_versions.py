@@ -7,18 +7,21 @@ import logging
 import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from raybatch.core.changes import BatchCreated
 from raybatch.core.invariants import check_invariants
+from raybatch.core.state import Image, State
 from raybatch.errors import Corrupt, OperatorError
 from raybatch.ledger.contract import SCHEMA_VERSION
 from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.durable import DurableMemory
 from raybatch.ledger.segment import scan, segments
-from tests.ledger.history import newest, remember, state_after, tick
+from tests.ledger.history import BATCH, newest, remember, state_after, tick
 from tests.ledger.remembered import durable
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -55,6 +58,18 @@ def test_without_its_ledger_it_opens_too(old: Path) -> None:
     (old / "ledger.duckdb").unlink()
     with closing(DurableMemory(old)) as memory:
         assert durable(memory.load()) == durable(state_after(COMMITS))
+
+
+def test_batches_of_an_older_snapshot_keep_their_order_and_later_ones_come_behind_them() -> None:
+    older = [replace(BATCH, batch_id=name, place=0) for name in ("b", "a")]
+    state = State()
+    state.load(tuple(Image("batches", batch.batch_id, batch) for batch in older))
+    state.apply(BatchCreated(replace(BATCH, batch_id="c")))
+    assert [(batch.batch_id, batch.place) for batch in state.batches.values()] == [
+        ("b", 1),
+        ("a", 2),
+        ("c", 3),
+    ]
 
 
 def test_an_older_ledger_that_reaches_further_than_the_journal_is_not_set_aside(old: Path) -> None:
