@@ -1,6 +1,7 @@
 """Processes for chores. One that has ended its chore waits for the next: it took about 0.9 s to start.
 
-A chore that takes its process down, or is told to stop, costs nothing but that process.
+A chore that takes its process down, or is told to stop, costs nothing but that process. A process that died
+while it waited is noticed before it is given a chore.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ChoreProcesses:
     async def run(self, work: Work, *args: Any) -> list[Event]:
         """What ``work``, a function at the top of a module, answers there. Raises what Ray does."""
         async with self._slots:
-            process = self._take()
+            process = await self._take()
             events: list[Event] = []
             keep = False
             try:
@@ -55,11 +56,19 @@ class ChoreProcesses:
         if self._idle is None:
             self._keep(_start())
 
-    def _take(self) -> Any:
+    async def _take(self) -> Any:
+        """The one that waits, if it still lives; else a fresh one."""
         process, self._idle = self._idle, None
         if self._idle_ends is not None:
             self._idle_ends.cancel()
-        return process or _start()
+        if process is None:
+            return _start()
+        try:
+            await process.lives.remote()
+        except ray.exceptions.RayActorError as death:
+            log.info("the process that waited for a chore is gone: %s", death)
+            return _start()
+        return process
 
     def _keep(self, process: Any) -> None:
         self._idle = process
@@ -74,6 +83,9 @@ class ChoreProcesses:
 class ChoreActor:
     def __init__(self) -> None:
         log_to_stderr()
+
+    def lives(self) -> None:
+        """Answers at all."""
 
     def run(self, work: Work, args: tuple[Any, ...]) -> tuple[list[Event], int]:
         """With the most bytes that the process ever held."""

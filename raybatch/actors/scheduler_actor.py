@@ -51,6 +51,7 @@ class SchedulerActor:
         self._loop = OwnLoop("scheduler")
         self._scheduler: Scheduler | None = None
         self._gateway: RayGateway | None = None
+        self._up = asyncio.Event()  #: scheduler and gateway are there; the ledger may still be opened
         self._loop.start(self._run())
 
     async def ask(self, event: Event) -> Any:
@@ -61,7 +62,7 @@ class SchedulerActor:
         return await self._loop.do(self._answered("read", what, *args))
 
     async def warm(self) -> None:
-        """Once nothing else is being started, which would take the process."""
+        """Once nothing else is being started, which would take the process. Asked too early, it waits."""
         await self._loop.do(self._warm())
 
     async def version(self) -> str:
@@ -80,7 +81,7 @@ class SchedulerActor:
                 models=tuple(model.id for model in settings.models),
             )
             gateway.serve(scheduler)
-            self._scheduler, self._gateway = scheduler, gateway
+            self._come_up(scheduler, gateway)
             beside = [
                 asyncio.create_task(self._sweep(scheduler)),
                 asyncio.create_task(self._expire(scheduler)),
@@ -93,6 +94,10 @@ class SchedulerActor:
             log.exception("the scheduler's loop ended")
             logging.shutdown()
             os._exit(1)
+
+    def _come_up(self, scheduler: Scheduler, gateway: RayGateway) -> None:
+        self._scheduler, self._gateway = scheduler, gateway
+        self._up.set()
 
     async def _sweep(self, scheduler: Scheduler) -> None:
         """At the start and once a day: what the ledger names is there, and what it does not name goes."""
@@ -133,8 +138,9 @@ class SchedulerActor:
             await asyncio.sleep(RETENTION_LOOK_S)
 
     async def _warm(self) -> None:
-        if self._gateway is not None:
-            self._gateway.warm()
+        await self._up.wait()
+        assert self._gateway is not None
+        self._gateway.warm()
 
     async def _answered(self, call: str, *args: Any) -> Any:
         if self._scheduler is None:
