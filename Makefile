@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 export PYTHON
 
-.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat queues soak mutants simulate browser console frames screenshots
+.PHONY: help install demo test long lint format lock clean kills memory ports faults benchmark acceptance conformance clients compat queues soak mutants simulate exhaust plans browser console frames screenshots
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,6 +48,12 @@ simulate: install  ## histories of the simulated world, SEEDS=1000 of them (docs
 
 mutants: install  ## put each known bug into the code in turn, and see that the simulation notices it
 	.venv/bin/python -m tests.simulation.mutants
+
+exhaust: install  ## everything that can happen in a small world, with FAULTS=1 of any kind
+	.venv/bin/python -m tests.simulation.exhaust --faults $(or $(FAULTS),1)
+
+plans: install  ## the plans of SEEDS=20 simulated histories, on real processes
+	.venv/bin/python -m tests.simulation.on_processes --seeds $(or $(SEEDS),20)
 
 memory: install  ## peak memory of each process, small batch against large
 	.venv/bin/python -m jobs.memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raybatch.core import events as e
 from raybatch.core.model import File, RowSpan
@@ -12,6 +12,9 @@ from tests.simulation.judge import served_rows
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+SIZES: Final = (1, 17, 90, 300, 301)  #: rows of an upload
 
 
 class Clients:
@@ -27,7 +30,7 @@ class Clients:
         if world.uploads and world.chance(0.3):
             file_id = world.rng.choice(list(world.uploads))
         else:
-            world.uploads[file_id] = (world.rng.choice((1, 17, 90, 300, 301)), not world.chance(0.1))
+            world.uploads[file_id] = (world.rng.choice(SIZES), not world.chance(0.1))
             world.happen(e.FileStored("client", File(file_id, "t", "batch", "in.jsonl", 1, world.clock_s)))
         world.network.say(
             e.BatchAsked(

@@ -344,7 +344,8 @@ class SmallWorld:
         seqs = {engine.seq, *reports, *([known.report.seq] if known else [])}
         order = {seq: place for place, seq in enumerate(sorted(seqs))}
         return (
-            (engine.life, order[engine.seq], engine.reporting, engine.part is not None),
+            (engine.life, order[engine.seq], engine.reporting),
+            engine.part and _places(states, engine.part.part),  # its rows are those being written
             [(one.chunk_id, rank[one.token], one.left, one.finished, one.writing) for one in engine.held],
             known and (known.lost, known.report.incarnation, order[known.report.seq]),
             [[one.chunk_id for one in state.leases_of(f"e{number}")] for state in states],
@@ -362,11 +363,10 @@ class SmallWorld:
                 return repr((*who, order[event.seq], held, event.wants_rows))
             leases = [(one.chunk_id, rank[one.token], one.rows) for one in answer.leases]
             return repr((*who, leases, answer.dropped, answer.superseded))
-        part_id = event.part.part_id
-        places = [part_id in state.parts.get(BATCH_ID, {}) for state in states]
         pieces = [(one.chunk_id, rank[one.token], one.rows) for one in event.slices]
         verdicts = [verdict.value for verdict in answer or ()]
-        return repr((*who, pieces, places, part_id in world.files, verdicts))
+        places = _places(states, event.part)
+        return repr((*who, pieces, places, event.part.part_id in world.files, verdicts))
 
 
 # -- beginnings and ends of lives --------------------------------------------------------------------------
@@ -483,6 +483,11 @@ def _check_newest(newest: dict[int, int], commit: c.PartCommitted) -> None:
     for piece in commit.slices:
         last = newest.get(piece.chunk_id)
         assert piece.token == last, f"a part counts under token {piece.token}, the newest is {last}"
+
+
+def _places(states: list[State], part: PartFile) -> list[bool]:
+    """Whose manifest names it."""
+    return [part.part_id in state.parts.get(BATCH_ID, {}) for state in states]
 
 
 def _tokens(message: Message) -> list[int]:
