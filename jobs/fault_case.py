@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import signal
 import time
 import uuid
@@ -177,8 +179,17 @@ def rows_back_s(trial: Trial, since_mono: float, rows: int) -> float:
 
 def kill(cluster: EchoCluster, role: str, number: signal.Signals = signal.SIGKILL) -> int:
     """Send the oldest process of a role a signal, once there is one; answers its pid."""
-    until(lambda: bool(cluster.pids(role)), MENDED_MAX_S, f"there is no {role}")
-    return cluster.signal(role, number)
+    sent: list[int] = []
+
+    def send() -> bool:
+        for pid in cluster.pids(role)[:1]:
+            with contextlib.suppress(ProcessLookupError):  # it died of something else just now
+                os.kill(pid, number)
+                sent.append(pid)
+        return bool(sent)
+
+    until(send, MENDED_MAX_S, f"there is no {role}")
+    return sent[0]
 
 
 def overview(cluster: EchoCluster) -> dict[str, Any]:
