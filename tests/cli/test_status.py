@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
 from raybatch.actors.cluster_facts import CLUSTER_VARIABLE, ClusterFacts, cluster_id
+from raybatch.cli import status
 from raybatch.cli.status import alerts
 from raybatch.config import Home
 from tests.cli.conftest import Run
@@ -100,6 +103,33 @@ def test_each_active_batch_has_its_progress_and_its_time_left(
     ]
     told = json.loads(raybatch("status", "--json").stdout)
     assert [batch["id"] for batch in told["batches"]] == ["batch_0", "batch_1"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_watching_looks_again_and_shows_what_changed_until_it_is_interrupted(
+    raybatch: Run,
+    server: FakeServer,
+    running: ClusterFacts,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    waited: list[float] = []
+
+    def between(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+        server.answer("GET", "/admin/overview", overview_json(engine_json(), state="paused"))
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=between, time=time.time))
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+    server.answer("GET", "/admin/overview", overview_json(engine_json(), state="serving"))
+    shown = raybatch("status", "--watch").stdout
+    assert shown.index("ready, serving") < shown.index("ready, paused")
+    assert waited == [2.0, 2.0]
+    assert ("\x1b[?1049h" in shown, "\x1b[?1049l" in shown) == (terminal, terminal)  # a screen of its own
 
 
 def test_what_is_likely_to_go_wrong_is_said_in_words() -> None:
