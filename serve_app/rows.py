@@ -20,6 +20,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 INDEX_MAX = (1 << 63) - 1  #: more than a column holds
 SEARCH_CHARACTERS_MAX = 200
+FINISH_REASON_CHARACTERS_MAX = 100
 KINDS: dict[str, Kind] = {"all": "all", "completed": "output", "failed": "error"}
 
 
@@ -35,12 +36,18 @@ async def get_rows(
         Query(max_length=SEARCH_CHARACTERS_MAX, description="in custom_id, answer or error, in any case"),
     ] = "",
     sort: Annotated[Sort, Query(description="with a minus the largest first")] = "index",
+    finish_reason: Annotated[
+        str | None,
+        Query(max_length=FINISH_REASON_CHARACTERS_MAX, description="as the engine says it: stop, …"),
+    ] = None,
+    tokens_min: Annotated[int | None, Query(ge=0, le=INDEX_MAX, description="of the answer")] = None,
+    tokens_max: Annotated[int | None, Query(ge=0, le=INDEX_MAX, description="of the answer")] = None,
 ) -> Json:
     """The finished rows that match, by their place in the input unless sorted otherwise. ``text`` is cut at
     300 characters; ``/rows/{index}`` has a row's request and response whole. Rows that finish between two
     pages move those behind them.
     """
-    query = RowQuery(KINDS[status], search, sort)
+    query = RowQuery(KINDS[status], search, sort, finish_reason, tokens_min, tokens_max)
 
     async def read(rows: BatchRows) -> Json:
         def page() -> Json:

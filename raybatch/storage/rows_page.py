@@ -58,11 +58,24 @@ Row = dict[str, Any]  #: a column's value by its name; instants as seconds since
 
 @dataclass(frozen=True, slots=True)
 class RowQuery:
-    """``search``: text that the custom_id, the answer's text or the error has in it, in whatever case."""
+    """Everything that is given must be so of a row."""
 
     kind: Kind = "all"
-    search: str = ""
+    search: str = ""  #: text that the custom_id, the answer's text or the error has in it, in whatever case
     sort: Sort = "index"
+    finish_reason: str | None = None
+    tokens_min: int | None = None  #: of the answer
+    tokens_max: int | None = None
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """The columns that rows are chosen by."""
+        tokens = self.tokens_min is not None or self.tokens_max is not None
+        return (
+            *(_SEARCHED if self.search else ()),
+            *(("finish_reason",) if self.finish_reason is not None else ()),
+            *(("completion_tokens",) if tokens else ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +145,13 @@ class _Places:
 
 @lru_cache(maxsize=QUERIES_KEPT)
 def _places(home: Path, parts: tuple[PartFile, ...], query: RowQuery) -> _Places:
-    """Reads one narrow column of every file, and the texts where they are searched."""
+    """Reads the narrow columns it needs of every file, and the texts where they are searched."""
     key = _SORT_COLUMN[query.sort.removeprefix("-")]
-    columns = list(dict.fromkeys(["index", key, *(_SEARCHED if query.search else ())]))
+    columns = list(dict.fromkeys(["index", key, *query.filters]))
     indices, keys, files = [np.empty(0, np.int64)], [np.empty(0, np.float64)], [np.empty(0, np.int32)]
     for number, part in enumerate(parts):
         for batch in merged_batches(home, (part,), columns, query.kind):
-            found = batch.filter(_matches(batch, query.search)) if query.search else batch
+            found = batch.filter(_matches(batch, query)) if query.filters else batch
             indices.append(found["index"].to_numpy())
             keys.append(_numbers(found[key]))
             files.append(np.full(found.num_rows, number, np.int32))
@@ -147,12 +160,23 @@ def _places(home: Path, parts: tuple[PartFile, ...], query: RowQuery) -> _Places
     return _Places(index[order], np.concatenate(files)[order])
 
 
-def _matches(batch: pa.RecordBatch, search: str) -> Any:
-    found = pa.array(np.zeros(batch.num_rows, np.bool_))
-    for name in _SEARCHED:
-        held = pc.match_substring(batch[name], search, ignore_case=True)
-        found = pc.or_(found, pc.fill_null(held, False))
-    return found
+def _matches(batch: pa.RecordBatch, query: RowQuery) -> Any:
+    matching = pa.array(np.ones(batch.num_rows, np.bool_))
+    if query.search:
+        found = pa.array(np.zeros(batch.num_rows, np.bool_))
+        for name in _SEARCHED:
+            held = pc.match_substring(batch[name], query.search, ignore_case=True)
+            found = pc.or_(found, pc.fill_null(held, False))
+        matching = found
+    if query.finish_reason is not None:
+        matching = pc.and_(
+            matching, pc.fill_null(pc.equal(batch["finish_reason"], query.finish_reason), False)
+        )
+    if query.tokens_min is not None:
+        matching = pc.and_(matching, pc.greater_equal(batch["completion_tokens"], query.tokens_min))
+    if query.tokens_max is not None:
+        matching = pc.and_(matching, pc.less_equal(batch["completion_tokens"], query.tokens_max))
+    return matching
 
 
 def _numbers(column: pa.Array) -> Any:

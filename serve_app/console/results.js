@@ -8,6 +8,7 @@ import { virtualTable } from "./rows.js";
 const TYPED_MS = 250;
 const REFRESH_MS = 2000;
 const SORTS = { index: "Input order", "-finished": "Newest first", "-latency": "Slowest first", latency: "Fastest first", "-tokens": "Longest answers", tokens: "Shortest answers" };
+const FINISHES = { "": "Any end", stop: "Ended by itself", length: "Cut at the limit", tool_calls: "Calls a tool", content_filter: "Filtered" };
 const STATES = { all: "All rows", completed: "Completed", failed: "Failed" };
 
 const COLUMNS = [
@@ -21,22 +22,28 @@ const COLUMNS = [
 ];
 
 export function resultsTable(panel, id, _seen, signal) {
-  const asked = { search: "", status: "all", sort: "index" };
+  const asked = { search: "", status: "all", sort: "index", finish_reason: "", tokens_min: "", tokens_max: "" };
   let finished = -1;
   let refreshedAt = -Infinity; // what restart() asks for is as new as the first batch drawn
   let later = 0;
   const search = h("input", { type: "search", placeholder: "Search custom_id, answer, error", "aria-label": "Search rows", maxlength: 200, oninput: typed });
   const status = select("Which rows", STATES, (value) => { asked.status = value; table.restart(); });
   const sort = select("Order of rows", SORTS, (value) => { asked.sort = value; table.restart(); });
+  const finish = select("How answers end", FINISHES, (value) => { asked.finish_reason = value; table.restart(); });
+  const [least, most] = ["at least", "at most"].map((words) => h("input", {
+    type: "number", min: 0, step: 1, placeholder: words, "aria-label": `Tokens, ${words}`, oninput: typed,
+  }));
+  const length = h("span", { class: "length" }, "Tokens", least, most);
   const found = h("p", { class: "muted found", role: "status" });
   const side = h("aside", { class: "row-detail", "aria-label": "One row", hidden: true });
   const table = virtualTable("Results", COLUMNS, load, open);
   const split = h("div", { class: "split" }, table.element, side);
-  replace(panel, h("div", { class: "tools" }, search, status, sort, found), split);
+  replace(panel, h("div", { class: "tools" }, search, status, finish, length, sort, found), split);
   table.restart();
 
   async function load(offset, limit) {
-    const query = new URLSearchParams({ offset, limit, ...asked });
+    const given = Object.entries(asked).filter(([, value]) => value !== "");
+    const query = new URLSearchParams([["offset", offset], ["limit", limit], ...given]);
     const page = await get(`/v1/batches/${id}/rows?${query}`);
     found.textContent = page.total === 1 ? "1 row" : `${count(page.total)} rows`;
     table.element.dataset.loaded = "yes";
@@ -45,7 +52,11 @@ export function resultsTable(panel, id, _seen, signal) {
 
   function typed() {
     clearTimeout(later);
-    later = setTimeout(() => { asked.search = search.value; table.restart(); }, TYPED_MS);
+    later = setTimeout(() => {
+      const fields = { search, tokens_min: least, tokens_max: most };
+      for (const [name, field] of Object.entries(fields)) if (field.validity.valid) asked[name] = field.value;
+      table.restart();
+    }, TYPED_MS);
   }
 
   async function open(row) {

@@ -73,6 +73,32 @@ async def test_status_search_and_order(http: httpx2.AsyncClient, scheduler: Loca
     assert (await page(http, url, search="[[", sort="tokens"))["total"] == 0  # no pattern, only text
 
 
+async def test_finish_reason_and_length(
+    http: httpx2.AsyncClient, scheduler: LocalScheduler, url: str
+) -> None:
+    scheduler.run_chores()
+    scheduler.run_rows(16)
+    scheduler.run_rows(24)
+    failed = [i for i in range(40) if i % 3 == 1]  # without an answer: no reason, no tokens
+    answered = [i for i in range(40) if i % 3 != 1]
+    assert indices(await page(http, url, finish_reason="stop")) == answered
+    assert indices(await page(http, url, tokens_min=2)) == answered
+    assert indices(await page(http, url, tokens_max=1)) == failed
+    assert indices(
+        await page(http, url, tokens_min=2, tokens_max=2, search="r1", sort="-index", limit=2)
+    ) == [18, 17]
+    for nothing in (
+        {"finish_reason": "length"},
+        {"finish_reason": ""},
+        {"finish_reason": "st.*' OR 1=1 --"},
+        {"finish_reason": "stop", "status": "failed"},
+        {"tokens_min": 3},
+        {"tokens_min": 2, "tokens_max": 1},
+        {"tokens_min": (1 << 63) - 1},
+    ):
+        assert (await page(http, url, **nothing))["total"] == 0, nothing
+
+
 async def test_rows_that_run_again_leave_the_table_until_they_have(
     http: httpx2.AsyncClient, scheduler: LocalScheduler, url: str
 ) -> None:
@@ -103,7 +129,19 @@ async def test_one_row_has_its_request_beside_its_answer(
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": 501}, {"offset": -1}, {"sort": "text"}, {"status": "lost"}, {"search": "x" * 201}]
+    "query",
+    [
+        {"limit": 501},
+        {"offset": -1},
+        {"sort": "text"},
+        {"status": "lost"},
+        {"search": "x" * 201},
+        {"finish_reason": "x" * 101},
+        {"tokens_min": -1},
+        {"tokens_min": 1 << 63},
+        {"tokens_max": "many"},
+        {"tokens_max": "1e400"},
+    ],
 )
 async def test_what_is_no_page_is_refused_by_name(
     http: httpx2.AsyncClient, url: str, query: dict[str, Any]
