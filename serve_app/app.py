@@ -10,7 +10,20 @@ import raybatch
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home, Settings
 from raybatch.storage.blobs import BlobStore
-from serve_app import admin, batches, events, failed, files, health, models, results, rows, uploads
+from serve_app import (
+    admin,
+    batches,
+    comparisons,
+    datasets,
+    events,
+    failed,
+    files,
+    health,
+    models,
+    results,
+    rows,
+    uploads,
+)
 from serve_app.answers import Answers
 from serve_app.console import Console
 from serve_app.door import Door
@@ -31,7 +44,21 @@ def build_app(home: Home, settings: Settings, scheduler: SchedulerPort) -> FastA
         redirect_slashes=False,
     )
     app.state.door = Door(home, settings, scheduler, BlobStore(home.files), served_since=time.time())
-    for noun in (files, uploads, batches, events, results, rows, failed, models, health, admin):
+    nouns = (
+        files,
+        uploads,
+        batches,
+        events,
+        results,
+        rows,
+        failed,
+        comparisons,
+        datasets,
+        models,
+        health,
+        admin,
+    )
+    for noun in nouns:
         app.include_router(noun.router)
     add_head(app)
     describe(app)

@@ -137,6 +137,18 @@ def _list(of: str, cursor: Schema) -> Schema:
     )
 
 
+def _page(of: str) -> Schema:
+    return _object(
+        {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": _schema(of)},
+            "total": COUNT,
+            "offset": COUNT,
+            "has_more": FLAG,
+        }
+    )
+
+
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 WHOLE: Schema = {"type": "integer"}
@@ -293,25 +305,48 @@ _DEAD_LETTER = _object(
     }
 )
 
+_ANSWER = {
+    "status_code": _or_null(WHOLE),
+    "error_code": _or_null(TEXT),
+    "error_message": _or_null(TEXT),
+    "model": _or_null(TEXT),
+    "text": _or_null(TEXT),
+    "finish_reason": _or_null(TEXT),
+    "prompt_tokens": COUNT,
+    "completion_tokens": COUNT,
+    "latency_ms": NUMBER,
+}
+
 _ROW = _object(
     {
         "index": COUNT,
         "custom_id": _or_null(TEXT),
-        "status_code": _or_null(WHOLE),
-        "error_code": _or_null(TEXT),
-        "error_message": _or_null(TEXT),
-        "model": _or_null(TEXT),
-        "text": _or_null(TEXT),
-        "finish_reason": _or_null(TEXT),
-        "prompt_tokens": COUNT,
-        "completion_tokens": COUNT,
+        **_ANSWER,
         "cached_tokens": COUNT,
         "attempt": COUNT,
         "engine_id": TEXT,
         "started_at": NUMBER,
         "finished_at": NUMBER,
-        "latency_ms": NUMBER,
     }
+)
+
+_COMPARED_SIDE = _object(
+    {
+        "batch_id": TEXT,
+        "model": _or_null(TEXT),
+        "completed": COUNT,
+        "failed": COUNT,
+        "prompt_tokens": COUNT,
+        "completion_tokens": COUNT,
+        "completion_tokens_mean": _or_null(NUMBER),
+        "text_characters_mean": _or_null(NUMBER),
+        "latency_ms": _or_null(_object({"p50": NUMBER, "p90": NUMBER, "p99": NUMBER})),
+        "finish_reasons": {"type": "object", "additionalProperties": COUNT},
+        "errors": {"type": "object", "additionalProperties": COUNT},
+        "score": _or_null(NUMBER),
+        "scored": COUNT,
+    },
+    description="over the finished rows; means of completed ones, ``score`` of the rows that have one",
 )
 
 _LOG_ENTRY = _object({"at": NUMBER, "kind": TEXT, "message": TEXT, "engine": _or_null(TEXT)})
@@ -373,19 +408,34 @@ SCHEMAS: dict[str, Schema] = {
     "DeadLetter": _DEAD_LETTER,
     "DeadLetterList": _list("DeadLetter", COUNT),
     "Row": _ROW,
-    "RowPage": _object(
-        {
-            "object": {"const": "list"},
-            "data": {"type": "array", "items": _schema("Row")},
-            "total": COUNT,
-            "offset": COUNT,
-            "has_more": FLAG,
-        }
-    ),
+    "RowPage": _page("Row"),
     "RowLines": _object(
         {"object": {"const": "row"}, "index": COUNT, "request": _or_null(TEXT), "response": TEXT},
         description="a row's line of the input and its line of the results, as they are in the files",
     ),
+    "Dataset": _object(
+        {"object": {"const": "dataset"}, "id": TEXT, "requests": COUNT, "batch_ids": TEXTS},
+        description="``id`` is a digest of the questions: the input's bytes but for the models' names",
+    ),
+    "DatasetList": _list("Dataset", TEXT),
+    "Comparison": _object(
+        {
+            "object": {"const": "comparison"},
+            "rows": COUNT,
+            "differing": COUNT,
+            "sides": {"type": "array", "items": _COMPARED_SIDE},
+        }
+    ),
+    "ComparedRow": _object(
+        {
+            "index": COUNT,
+            "custom_id": _or_null(TEXT),
+            "differs": FLAG,
+            "sides": {"type": "array", "items": _or_null(_object(_ANSWER | {"score": _or_null(NUMBER)}))},
+        },
+        description="in the order of the batches asked for; null where a batch has not finished the row",
+    ),
+    "ComparedRowPage": _page("ComparedRow"),
     "LogEntry": _LOG_ENTRY,
     "LogEntryList": _object(
         {

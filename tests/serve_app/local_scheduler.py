@@ -211,9 +211,11 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("fail"):
         kind = request.get("error_type", "invalid_request_error")
         return {"error": {"message": "no", "type": kind, "param": None, "code": "nope"}}
+    asked = request["messages"][-1]["content"]
+    said = asked.removeprefix("say ") if asked.startswith("say ") else "ok"
     return {
         "model": request["model"],
-        "choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}],
+        "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
 

@@ -95,6 +95,8 @@ def ask(operation: Any, mode: GenerationMode, world: World) -> None:
                 case.path_parameters[name] = known[name][place]
         if mode is GenerationMode.POSITIVE and case.media_type == "application/json" and place % 2:
             case.body |= {name: text for name, text in GOOD.items() if name in case.body}
+        if operation.path.startswith("/v1/comparisons") and place % 2 and mode is GenerationMode.POSITIVE:
+            case.query |= {"batch_id": world.batches[:2]}
         if operation.path.endswith("/content") and place % 2:
             case.headers = {"Range": f"bytes={place}-"}
         case.call_and_validate(checks=CHECKS, headers=HOST)
