@@ -61,12 +61,12 @@ function batchTable(batches) {
     h("thead", {}, h("tr", {}, columns.map((name) => (name ? h("th", { scope: "col", class: right.has(name) ? "num" : null }, name) : h("td", {}))))),
     h("tbody", {}, batches.map((batch) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/batch/${batch.id}` }, nameOf(batch)), batch.metadata && batch.metadata.name ? h("small", {}, shortId(batch.id)) : null),
-      h("td", {}, badge(stateOf(batch))),
-      h("td", { class: "model" }, batch.model || (batch.status === "validating" || batch.status === "failed" ? "–" : "several")),
-      h("td", { class: "wide" }, progressBar(batch)),
-      h("td", { class: "num" }, progressWords(batch)),
-      h("td", { class: "num" }, count(batch.request_counts.total)),
-      h("td", { class: `num${batch.request_counts.failed ? " bad" : ""}` }, count(batch.request_counts.failed)),
-      h("td", {}, moment(batch.created_at)),
-      h("td", { class: "num" }, ACTIVE.has(batch.status) ? etaWords(batch) : duration(endedAt(batch) - batch.created_at))))));
+      h("td", { class: "b-state" }, badge(stateOf(batch))),
+      h("td", { class: "b-model model" }, batch.model || (batch.status === "validating" || batch.status === "failed" ? "–" : "several")),
+      h("td", { class: "b-bar wide" }, progressBar(batch)),
+      h("td", { class: "b-share num" }, progressWords(batch)),
+      h("td", { class: "b-rows num" }, count(batch.request_counts.total)),
+      h("td", { class: `b-failed num${batch.request_counts.failed ? " bad" : ""}` }, count(batch.request_counts.failed)),
+      h("td", { class: "b-created" }, moment(batch.created_at)),
+      h("td", { class: "b-time num" }, ACTIVE.has(batch.status) ? etaWords(batch) : duration(endedAt(batch) - batch.created_at))))));
 }

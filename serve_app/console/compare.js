@@ -1,9 +1,11 @@
-// Batches of the same input side by side: what each cost, how long it took, and where their answers differ.
+// Batches over the same questions side by side: which belong together, what each adds up to, where their answers differ.
 
-import { get } from "./api.js";
-import { h, replace } from "./dom.js";
-import { ACTIVE, count, duration, endedAt, latency, moment, nameOf, stateOf } from "./format.js";
+import { download, get } from "./api.js";
+import { comparedTable, summary } from "./compare_table.js";
+import { h, replace, toast } from "./dom.js";
+import { count, moment, nameOf, stateOf } from "./format.js";
 import { badge, emptyNote, faultNote } from "./parts.js";
+import { scoreForm } from "./score.js";
 
 const LISTED = 100;
 const PAGE = 50;
@@ -13,102 +15,96 @@ export async function comparePage(content, [ids = ""], signal) {
   const chosen = ids.split(",").filter(Boolean).slice(0, SIDES_MAX);
   replace(content, h("h1", {}, "Compare"), h("p", { class: "muted" }, "Loading"));
   try {
-    if (chosen.length < 2) return choose(content, (await get(`/v1/batches?limit=${LISTED}`)).data, chosen);
-    const batches = await Promise.all(chosen.map((id) => get(`/v1/batches/${encodeURIComponent(id)}`)));
-    if (!signal.aborted) sideBySide(content, batches, signal);
+    const datasets = (await get(`/v1/datasets?limit=${LISTED}`)).data;
+    if (chosen.length < 2) {
+      const batches = (await get(`/v1/batches?limit=${LISTED}`)).data;
+      if (!signal.aborted) choose(content, batches, datasets, chosen);
+    } else {
+      const batches = await Promise.all(chosen.map((id) => get(`/v1/batches/${encodeURIComponent(id)}`)));
+      if (!signal.aborted) sideBySide(content, batches, datasets, signal);
+    }
   } catch (error) {
     if (!signal.aborted) replace(content, h("h1", {}, "Compare"), faultNote(error));
   }
-  return undefined;
 }
 
-function choose(content, batches, chosen) {
+function choose(content, batches, datasets, chosen) {
   const picked = new Set(chosen);
   const go = h("button", { class: "primary", disabled: true, onclick: () => { location.hash = `#/compare/${[...picked].join(",")}`; } }, "Compare");
-  const sets = new Map();
-  for (const batch of batches.filter((found) => found.request_counts.total)) {
-    sets.set(batch.input_file_id, [...(sets.get(batch.input_file_id) || []), batch]);
+  const known = new Map(batches.filter((batch) => batch.request_counts.total).map((batch) => [batch.id, batch]));
+  const sets = datasets.map((dataset) => dataset.batch_ids.map((id) => known.get(id)).filter(Boolean));
+  for (const batch of sets.flat()) known.delete(batch.id);
+  const alone = [...known.values()];
+  const set = (title, members) => h("fieldset", { class: "card set" }, h("legend", {}, title), members.map(choice));
+
+  function choice(batch) {
+    const box = h("input", { type: "checkbox", value: batch.id, checked: picked.has(batch.id), onchange: () => {
+      if (box.checked) picked.add(batch.id); else picked.delete(batch.id);
+      go.disabled = picked.size < 2 || picked.size > SIDES_MAX;
+    } });
+    return h("label", {}, box, h("span", { class: "name" }, nameOf(batch)), badge(stateOf(batch)), h("span", { class: "model" }, batch.model || "several models"), h("span", { class: "muted" }, moment(batch.created_at)));
   }
-  const ordered = [...sets.values()].sort((left, right) => right.length - left.length);
+
   replace(content, h("h1", {}, "Compare"),
-    h("p", { class: "muted" }, `Pick two to ${SIDES_MAX} batches over the same input. Runs are grouped by their input file; a batch's Clone runs its input again.`),
+    h("p", { class: "muted" }, `Pick two to ${SIDES_MAX} batches. Runs over the same questions stand together, whichever model was asked; a batch's Clone runs its input again.`),
     h("div", { class: "tools" }, go),
-    ordered.length ? ordered.map((set) => h("fieldset", { class: "card set" },
-      h("legend", {}, `${nameOf(set.at(-1))}, ${count(set[0].request_counts.total)} rows`),
-      set.map((batch) => h("label", {},
-        h("input", { type: "checkbox", value: batch.id, checked: picked.has(batch.id), onchange: (event) => { if (event.target.checked) picked.add(batch.id); else picked.delete(batch.id); go.disabled = picked.size < 2 || picked.size > SIDES_MAX; } }),
-        h("span", { class: "name" }, nameOf(batch)), badge(stateOf(batch)), h("span", { class: "model" }, batch.model || "several models"), h("span", { class: "muted" }, moment(batch.created_at)))))) : emptyNote("There is no batch to compare yet."));
+    sets.filter((members) => members.length).map((members) => set(`${nameOf(members.at(-1))}, ${count(members[0].request_counts.total)} rows`, members)),
+    alone.length ? set(sets.length ? "Batches that no other asks the same as" : "No two batches ask the same yet", alone) : null,
+    batches.length ? null : emptyNote("There is no batch to compare yet."));
 }
 
-function sideBySide(content, batches, signal) {
-  const rows = Math.max(...batches.map((batch) => batch.request_counts.completed + batch.request_counts.failed));
-  const state = { offset: 0, differing: false };
+function sideBySide(content, batches, datasets, signal) {
+  const state = { offset: 0, only: "all", score: {}, total: 0, asked: 0 };
+  const sums = h("div", { class: "scroll" });
   const table = h("div", { class: "scroll" });
+  const fault = h("div", {});
   const place = h("span", { class: "muted", role: "status" });
   const back = h("button", { onclick: () => turn(-PAGE) }, "Previous");
   const on = h("button", { onclick: () => turn(PAGE) }, "Next");
-  const only = h("label", {}, h("input", { type: "checkbox", onchange: (event) => { state.differing = event.target.checked; draw(); } }), " Only rows that differ");
-  const same = batches.every((batch) => batch.input_file_id === batches[0].input_file_id);
+  const only = h("label", {}, h("input", { type: "checkbox", onchange: (event) => { state.only = event.target.checked ? "differing" : "all"; state.offset = 0; drawRows(); } }), " Only rows that differ");
+  const file = (format) => h("button", { onclick: () => download(`/v1/comparisons/results?${query({ format, only: state.only })}`, `comparison.${format}`).catch((error) => toast(error.message)) }, `Download ${format.toUpperCase()}`);
+  const same = batches.every((batch) => batch.input_file_id === batches[0].input_file_id)
+    || datasets.some((dataset) => batches.every((batch) => dataset.batch_ids.includes(batch.id)));
   replace(content,
     h("p", { class: "crumb" }, h("a", { href: "#/compare" }, "Compare")),
     h("h1", {}, `${batches.length} batches side by side`),
-    same ? null : h("p", { class: "fault" }, "These batches have different input files; rows are matched by their place in the file."),
-    h("div", { class: "scroll" }, summary(batches)),
-    h("div", { class: "tools" }, back, on, place, only), table);
+    same ? null : h("p", { class: "fault" }, "These batches do not ask the same; rows are matched by their place in the file."),
+    sums, scoreForm((score) => { state.score = score; return draw(); }), fault,
+    h("div", { class: "tools" }, back, on, place, only, file("csv"), file("jsonl")), table);
+
+  const query = (more) => new URLSearchParams([...batches.map((batch) => ["batch_id", batch.id]), ...Object.entries({ ...state.score, ...more })]);
 
   function turn(by) {
-    state.offset = Math.max(0, Math.min(state.offset + by, Math.max(0, rows - 1)));
-    draw();
+    state.offset = Math.max(0, Math.min(state.offset + by, Math.max(0, state.total - 1)));
+    drawRows();
   }
 
+  // The rows come behind the sums: the server remembers what it found for those.
   async function draw() {
-    const pages = await Promise.all(batches.map((batch) => get(`/v1/batches/${batch.id}/rows?offset=${state.offset}&limit=${PAGE}`)));
-    if (signal.aborted) return;
-    const found = new Map();
-    pages.forEach((page, side) => page.data.forEach((row) => {
-      if (!found.has(row.index)) found.set(row.index, []);
-      found.get(row.index)[side] = row;
-    }));
-    const lines = [...found.entries()].sort(([left], [right]) => left - right);
-    const shown = state.differing ? lines.filter(([, sides]) => differ(sides, batches.length)) : lines;
-    place.textContent = `Rows ${count(state.offset + 1)} to ${count(Math.min(rows, state.offset + PAGE))} of ${count(rows)}, ${count(lines.filter(([, sides]) => differ(sides, batches.length)).length)} differ`;
+    try {
+      const found = await get(`/v1/comparisons?${query({})}`);
+      if (signal.aborted) return;
+      replace(sums, summary(batches, found));
+      replace(fault);
+    } catch (error) {
+      if (!signal.aborted) replace(fault, faultNote(error));
+      return;
+    }
+    await drawRows();
+  }
+
+  async function drawRows() {
+    state.asked += 1;
+    const asked = state.asked;
+    const page = await get(`/v1/comparisons/rows?${query({ offset: state.offset, limit: PAGE, only: state.only })}`).catch((error) => { replace(fault, faultNote(error)); });
+    if (signal.aborted || !page || asked !== state.asked) return;
+    state.total = page.total;
+    const kind = state.only === "all" ? "Rows" : "Differing rows";
+    place.textContent = page.total ? `${kind} ${count(page.offset + 1)} to ${count(page.offset + page.data.length)} of ${count(page.total)}` : "No rows";
     back.disabled = state.offset === 0;
-    on.disabled = state.offset + PAGE >= rows;
-    replace(table, h("table", { class: "compare" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "num" }, "#"), h("th", { scope: "col" }, "custom_id"), batches.map((batch) => h("th", { scope: "col" }, nameOf(batch), h("small", {}, batch.model || ""))))),
-      h("tbody", {}, shown.map(([index, sides]) => h("tr", { class: differ(sides, batches.length) ? "differs" : null },
-        h("td", { class: "num" }, count(index)), h("th", { scope: "row" }, sides.find(Boolean).custom_id ?? "–"),
-        batches.map((_, side) => answerCell(sides[side])))))));
+    on.disabled = !page.has_more;
+    replace(table, comparedTable(batches, page.data));
   }
 
   draw();
-}
-
-function answerCell(row) {
-  if (!row) return h("td", { class: "muted" }, "not finished");
-  const bad = row.status_code === null || row.status_code >= 400;
-  return h("td", { class: bad ? "bad" : null }, h("span", { class: "clip" }, row.text ?? row.error_message ?? ""), h("small", {}, `${count(row.completion_tokens)} tokens · ${latency(row.latency_ms)}`));
-}
-
-function summary(batches) {
-  const took = (batch) => (ACTIVE.has(batch.status) ? "running" : duration(endedAt(batch) - batch.created_at));
-  const lines = {
-    State: (batch) => badge(stateOf(batch)),
-    Model: (batch) => batch.model || "several models",
-    Finished: (batch) => `${count(batch.request_counts.completed + batch.request_counts.failed)} of ${count(batch.request_counts.total)}`,
-    Failed: (batch) => count(batch.request_counts.failed),
-    "Tokens in": (batch) => count(batch.usage.input_tokens),
-    "Tokens out": (batch) => count(batch.usage.output_tokens),
-    "Tokens out a row": (batch) => count(batch.usage.output_tokens / Math.max(1, batch.request_counts.completed)),
-    Took: took,
-  };
-  return h("table", { class: "summary" },
-    h("thead", {}, h("tr", {}, h("td", {}), batches.map((batch) => h("th", { scope: "col" }, h("a", { href: `#/batch/${batch.id}` }, nameOf(batch)))))),
-    h("tbody", {}, Object.entries(lines).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), batches.map((batch) => h("td", {}, value(batch)))))));
-}
-
-function differ(sides, wide) {
-  const texts = new Set();
-  for (let side = 0; side < wide; side += 1) texts.add(sides[side] ? `${sides[side].status_code}|${sides[side].text}` : null);
-  return texts.size > 1;
 }

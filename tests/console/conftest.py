@@ -14,6 +14,7 @@ from tests.console.world import World, serving
 
 WAIT_MS = 60_000  #: on a busy machine; what is there at once costs nothing
 MODEL = "echo"
+OTHER = "echo-2"
 
 OpenPage = Callable[[str], Page]
 
@@ -60,7 +61,9 @@ def open_page(browser: Browser, faults: list[str], asked: list[str]) -> Iterator
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with serving(Home(tmp_path / "home"), Settings(models=(ModelSettings(MODEL),))) as found:
+    with serving(
+        Home(tmp_path / "home"), Settings(models=(ModelSettings(MODEL), ModelSettings(OTHER)))
+    ) as found:
         yield found
 
 

@@ -45,7 +45,7 @@ def scene(world: World) -> dict[str, tuple[str, Callable[[Page], None]]]:
     """Batches worth looking at; answers what to open, by the picture's name, and what to do there."""
     ended = [
         submit(world, "Support tickets, week 46", 600, 0),
-        submit(world, "Support tickets, again", 600, 1),
+        submit(world, "Support tickets, again", 600, 0, model=1),
     ]
     until_ended(world, ended[-1])
     running = submit(world, "Product descriptions", 20_000, 2)
@@ -57,7 +57,8 @@ def scene(world: World) -> dict[str, tuple[str, Callable[[Page], None]]]:
         "batch": (f"/batch/{running}", lambda page: page.wait_for_timeout(4000)),
         "row": (f"/batch/{ended[0]}", open_row),
         "dead-letters": (f"/batch/{ended[0]}/failed", lambda page: None),
-        "compare": (f"/compare/{','.join(ended)}", lambda page: None),
+        "compare": (f"/compare/{','.join(ended)}", score_answers),
+        "runs": ("/compare", lambda page: None),
     }
 
 
@@ -76,7 +77,7 @@ def take(
     page = context.new_page()
     path, act = place
     page.goto(f"{world.url}/#{path}")
-    page.wait_for_selector("main .badge, main .card, main td")
+    page.wait_for_selector("main .badge, main .card, main tbody td")
     page.wait_for_timeout(1500)
     act(page)
     file = OUT / f"{name}-{size if size == 'phone' else scheme}.png"
@@ -93,9 +94,21 @@ def open_row(page: Page) -> None:
     page.wait_for_selector(".row-detail pre")
 
 
-def submit(world: World, name: str, rows: int, seed: int) -> str:
+def score_answers(page: Page) -> None:
+    page.get_by_text("Score the answers").click()
+    page.get_by_label("Rule").select_option("contains")
+    page.get_by_label("Text", exact=True).fill("fresh")
+    page.get_by_role("button", name="Score").click()
+    page.get_by_text("Rows 1 to 50 of 600").wait_for()
+    page.get_by_label("Only rows that differ").check()
+    page.get_by_text("Differing rows 1 to").wait_for()
+    page.get_by_text("Score the answers").click()
+    page.evaluate("scrollTo(0, 0)")
+
+
+def submit(world: World, name: str, rows: int, seed: int, model: int = 0) -> str:
     chance = random.Random(seed)
-    content = "".join(json.dumps(line(number, chance)) + "\n" for number in range(rows))
+    content = "".join(json.dumps(line(number, chance, model)) + "\n" for number in range(rows))
     form = {"metadata": json.dumps({"name": name})}
     answer = httpx.post(
         f"{world.url}/v1/batches", files={"file": ("in.jsonl", content)}, data=form, timeout=60
@@ -104,11 +117,11 @@ def submit(world: World, name: str, rows: int, seed: int) -> str:
     return str(answer.json()["id"])
 
 
-def line(number: int, chance: random.Random) -> dict[str, object]:
+def line(number: int, chance: random.Random, model: int) -> dict[str, object]:
     text = f"Write {chance.randint(2, 9)} sentences about {chance.choice(SUBJECTS)}."
     if chance.random() < 0.01:
         text = chance.choice(FAILING)
-    body = {"model": MODELS[0].id, "messages": [{"role": "user", "content": text}], "max_tokens": 256}
+    body = {"model": MODELS[model].id, "messages": [{"role": "user", "content": text}], "max_tokens": 256}
     return {"custom_id": f"item-{number:05}", "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 

@@ -16,13 +16,13 @@ from playwright.sync_api import Page, expect
 from jobs.echo_cluster import EchoCluster
 from raybatch.config import ApiSettings, Home, ModelSettings, Settings
 from tests.console.browsers import AXE
-from tests.console.conftest import MODEL, OpenPage
+from tests.console.conftest import MODEL, OTHER, OpenPage
 from tests.console.world import World, serving
 
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-def lines(*texts: str) -> bytes:
+def lines(*texts: str, model: str = MODEL) -> bytes:
     """An input file with one request for each text."""
     return b"".join(
         json.dumps(
@@ -30,7 +30,7 @@ def lines(*texts: str) -> bytes:
                 "custom_id": f"q-{number}",
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": {"model": MODEL, "messages": [{"role": "user", "content": text}]},
+                "body": {"model": model, "messages": [{"role": "user", "content": text}]},
             }
         ).encode()
         + b"\n"
@@ -87,6 +87,17 @@ def test_a_file_is_submitted_followed_to_its_end_and_read(console: Page) -> None
     expect(detail.locator("pre").last).to_contain_text("echo: question number 418")
     console.keyboard.press("Escape")
     expect(detail).to_be_hidden()
+
+    console.get_by_label("Search rows").fill("")
+    expect(table).to_have_attribute("aria-rowcount", "601")
+    console.get_by_label("How answers end").select_option("length")
+    expect(table).to_have_attribute("aria-rowcount", "1")
+    console.get_by_label("How answers end").select_option("stop")
+    console.get_by_label("Tokens, at most").fill("3")
+    expect(table).to_have_attribute("aria-rowcount", "1")
+    console.get_by_label("Tokens, at least").fill("4")
+    console.get_by_label("Tokens, at most").fill("4")
+    expect(table).to_have_attribute("aria-rowcount", "601")
 
     console.get_by_role("tab", name="Log").click()
     expect(console.locator(".log")).to_contain_text("every row is committed")
@@ -179,6 +190,67 @@ def test_a_batch_is_paused_resumed_cancelled_and_cloned(console: Page) -> None:
     expect(console.locator("table.compare tbody tr").first).to_contain_text("q-0")
 
 
+def test_two_models_are_compared_over_the_same_questions_and_scored(
+    console: Page, faults: list[str], tmp_path: Path
+) -> None:
+    texts = [f"a word about {'bread' if n % 60 == 7 else 'tides'}, number {n}" for n in range(130)]
+    for model in (MODEL, OTHER):
+        submit(console, f"asked {model}", lines(*texts, model=model))
+        ended(console)
+    submit(console, "something else", lines("alone"))
+    ended(console)
+
+    console.get_by_role("link", name="Compare").click()
+    groups = console.locator("fieldset.set")
+    expect(groups).to_have_count(2)
+    expect(groups.first.get_by_role("checkbox")).to_have_count(2)
+    for box in groups.first.get_by_role("checkbox").all():
+        box.check()
+    console.get_by_role("button", name="Compare").click()
+    expect(console.locator("caption")).to_have_text("3 of 130 rows differ")
+    expect(console.locator("table.compare tbody tr")).to_have_count(50)
+    expect(console.locator("table.compare tr.differs")).to_have_count(1)
+    expect(console.locator("table.compare mark")).to_contain_text("fresh")
+
+    console.get_by_role("button", name="Next").click()
+    expect(console.get_by_text("Rows 51 to 100 of 130")).to_be_visible()
+    console.get_by_label("Only rows that differ").check()
+    expect(console.get_by_text("Differing rows 1 to 3 of 3")).to_be_visible()
+    expect(console.locator("table.compare tbody th")).to_have_text(["q-7", "q-67", "q-127"])
+
+    console.get_by_text("Score the answers").click()
+    console.get_by_label("Rule").select_option("contains")
+    console.get_by_role("button", name="Score").click()
+    expect(console.get_by_role("alert")).to_contain_text("needs expected or sheet_file_id")
+    assert [told for told in faults if "400" not in told] == []
+    faults.clear()
+    console.get_by_label("Text", exact=True).fill("FRESH")
+    console.get_by_role("button", name="Score").click()
+    score = console.locator("table.summary tr", has=console.get_by_role("rowheader", name="Score"))
+    named = console.locator("table.summary thead th")
+    expect(score.get_by_role("cell")).to_have_count(2)
+    newest_first = [OTHER in title for title in named.all_text_contents()]
+    expect(score.get_by_role("cell").nth(newest_first.index(True))).to_contain_text("0.023")
+    expect(score.get_by_role("cell").nth(newest_first.index(False))).to_contain_text("0.000")
+
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text('\ufeffcustom_id,of,expected\r\n"q-7",,"bread, number 7"\nq-8,,nothing of it\n\n')
+    console.get_by_label("Text", exact=True).fill("")
+    console.get_by_label("Or a file").set_input_files(sheet)
+    console.get_by_role("button", name="Score").click()
+    expect(score.get_by_role("cell").first).to_have_text("0.500over 2 rows")
+    with console.expect_download() as got:
+        console.get_by_role("button", name="Download JSONL").click()
+    rows = [json.loads(line) for line in Path(got.value.path()).read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == ["q-7", "q-67", "q-127"]
+    assert [[side["score"] for side in row["sides"]] for row in rows] == [[1, 1], [None, None], [None, None]]
+
+    sheet.write_text('custom_id,expected\nq-7,"never closed\n')
+    console.get_by_label("Or a file").set_input_files(sheet)
+    console.get_by_role("button", name="Score").click()
+    expect(console.get_by_role("alert")).to_contain_text("a quote is not closed")
+
+
 def test_a_server_with_a_key_asks_for_it_once_and_again_when_it_is_wrong(
     tmp_path: Path, open_page: OpenPage, faults: list[str]
 ) -> None:
@@ -217,14 +289,18 @@ def test_it_says_when_the_server_is_gone_and_goes_on_by_itself(world: World, ope
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_breaks_a_rule_of_accessibility(world: World, console: Page, scheme: Any) -> None:
     console.emulate_media(color_scheme=scheme)
-    submit(console, "rules", lines("one", "[[status=400]] two"))
-    ended(console)
-    batch = console.url.split("#")[1].split("/")[2]
+    batches = []
+    for _ in range(2):
+        submit(console, "rules", lines("one", "[[status=400]] two"))
+        ended(console)
+        batches.append(console.url.split("#")[1].split("/")[2])
+    batch = batches[0]
     for page in (
         "/",
         "/batches",
         *(f"/batch/{batch}/{tab}" for tab in ("results", "failed", "log", "files")),
         "/compare",
+        f"/compare/{','.join(batches)}",
     ):
         console.goto("about:blank")
         console.goto(f"{world.url}/#{page}")

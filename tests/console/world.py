@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 import uvicorn
 
 from raybatch.actors import reads
@@ -32,6 +33,7 @@ from tests.serve_app.local_scheduler import LocalScheduler
 
 STEP_S: Final = 0.1
 CHAT: Final = "/v1/chat/completions"
+OTHER_WORDS: Final = (b"bread", b"fresh bread")
 GIB: Final = 1 << 30
 GPU: Final = GpuReading(
     0, "GPU-0", "NVIDIA GeForce RTX 4080", 16 * GIB, 14 * GIB, GIB // 2, 67, 218.0, 320.0, 0.94
@@ -39,7 +41,7 @@ GPU: Final = GpuReading(
 
 
 class World(LocalScheduler):
-    """Takes in what is asked, runs ``rows_a_step`` rows in every step, and has one GPU."""
+    """Takes in what is asked, runs ``rows_a_step`` rows in every step for any model, and has one GPU."""
 
     def __init__(self, home: Home, settings: Settings, rows_a_step: int = 40) -> None:
         super().__init__(home, settings)
@@ -83,6 +85,7 @@ class World(LocalScheduler):
             window = 64 if busy else 0
             event = replace(
                 event,
+                models=tuple(name for model in self.settings.models for name in model.names),
                 rows_per_s=pace,
                 tokens_per_s=pace * 11,
                 running=window,
@@ -93,6 +96,8 @@ class World(LocalScheduler):
         return super()._tell(event)
 
     def _answered(self, origin: Origin, body: bytes) -> ResultRow:
+        if msgspec.json.decode(body)["model"] != self.settings.models[0].id:
+            body = body.replace(*OTHER_WORDS)  # an echo alone would make all models say the same
         said = answer(CHAT, body, f"chatcmpl-{origin.index}", self._failures)
         now = time.time()
         origin = replace(origin, started_at=now - 0.4 - 0.3 * math.sin(origin.index) ** 2, finished_at=now)
