@@ -20,6 +20,10 @@ from tests.console.conftest import MODEL, OTHER, OpenPage
 from tests.console.world import World, serving
 
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+#: what can be scrolled sideways
+TOO_WIDE = """() => [...document.querySelectorAll("html, .scroll, .vt-view")]
+  .filter((element) => element.scrollWidth > element.clientWidth)
+  .map((element) => `${element.className} ${element.scrollWidth} ${element.clientWidth}`)"""
 
 
 def lines(*texts: str, model: str = MODEL) -> bytes:
@@ -284,6 +288,29 @@ def test_it_says_when_the_server_is_gone_and_goes_on_by_itself(world: World, ope
     page.context.set_offline(False)
     expect(page.locator("#link-state")).to_have_text("Live")
     expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_on_a_phone_no_page_and_no_list_scrolls_sideways(world: World, console: Page) -> None:
+    console.set_viewport_size({"width": 390, "height": 844})
+    batches = []
+    for model in (MODEL, OTHER):
+        submit(console, f"a name of some length, {model}", lines("one", "[[status=400]] two", model=model))
+        ended(console)
+        batches.append(console.url.split("#")[1].split("/")[2])
+    for page, shown in {
+        "/": "table",
+        "/batches": "table.batches",
+        f"/batch/{batches[0]}/results": "#row-0",
+        f"/batch/{batches[0]}/failed": ".group table",
+        f"/batch/{batches[0]}/log": ".log",
+        f"/batch/{batches[0]}/files": ".details",
+        "/compare": ".set",
+        f"/compare/{','.join(batches)}": "table.compare",
+    }.items():
+        console.goto("about:blank")
+        console.goto(f"{world.url}/#{page}")
+        expect(console.locator(shown).first).to_be_visible()
+        assert console.evaluate(TOO_WIDE) == [], page
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
