@@ -60,7 +60,7 @@ export function scoreForm(apply) {
   }
 
   fit();
-  return h("details", { class: "card" }, h("summary", {}, "Score the answers"), form);
+  return h("details", { class: "card scoring" }, h("summary", {}, "Score the answers"), form);
 }
 
 async function fromCsv(file) {
