@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from raybatch.wire.jsonl import BYTE_ORDER_MARK
 
-_TEXT: Final = re.compile(rb"[^ \t\n\r\v\f][^\n]*")  # from a line's first letter to its end
+NEWLINE: Final = ord("\n")
+_IS_BLANK: Final = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 
 
 @dataclass(slots=True)
@@ -22,12 +24,21 @@ class LineCount:
     def feed(self, block: bytes) -> None:
         if self._mark_left:
             block = self._without_mark(block)
-        rest_at = block.find(b"\n") if self._counted else 0
-        if rest_at < 0:  # still the same line
+        letters = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(letters == NEWLINE)
+        if not len(ends):
+            self._go_on(block)
             return
-        last_at = block.rfind(b"\n") + 1
-        self.lines += sum(1 for _ in _TEXT.finditer(block, rest_at))
-        self._counted = _TEXT.search(block, last_at) is not None
+        self._go_on(block[: ends[0]])
+        self.lines += _with_text(letters, ends[:-1] + 1, ends[1:])
+        self._counted = False
+        self._go_on(block[ends[-1] + 1 :])
+
+    def _go_on(self, text: bytes) -> None:
+        """With the line at hand."""
+        if text and not self._counted and not text.isspace():
+            self._counted = True
+            self.lines += 1
 
     def _without_mark(self, block: bytes) -> bytes:
         shared = min(len(block), len(self._mark_left))
@@ -36,3 +47,12 @@ class LineCount:
             return block
         self._mark_left = self._mark_left[shared:]
         return block[shared:]
+
+
+def _with_text(letters: Any, starts: Any, stops: Any) -> int:
+    """How many of the lines from ``starts`` to ``stops`` are not blank."""
+    begins_blank = _IS_BLANK[letters[starts]]  # an empty line begins with its end
+    if not begins_blank.any():  # nearly every block
+        return len(starts)
+    texts = np.concatenate(([0], np.cumsum(~_IS_BLANK[letters], dtype=np.int64)))
+    return int(np.count_nonzero(texts[stops] > texts[starts]))
