@@ -18,17 +18,20 @@ from jobs.echo_cluster import EchoCluster, until
 from jobs.fault_case import ENGINES, MENDED_MAX_S, Outcome, PatientTrial, Story, begun, kill, patient
 from jobs.trial import ENDED, ENDPOINT, committed, requests
 from raybatch.actors.gateway import REMOVAL_GRACE_S
+from raybatch.actors.read_ahead import LARGE_BYTES
 from raybatch.crash_points import arm, fired
 
-UPLOAD, LARGE, CREATE, RUN = "upload", "large upload", "create", "run"
+UPLOAD, LARGE, AHEAD, CREATE, RUN = "upload", "large upload", "large file", "create", "run"
 RELOAD, DEATH, CANCEL = "reload", "death", "cancel"
 FIRST_START: Final = "journal.segmented"  #: passed when a ledger is begun, and again after 64 MiB of journal
 SLOW: Final = "parts.removing"  #: two minutes after a compaction
+FILL: Final = 2 * (b" " * (LARGE_BYTES - 1) + b"\n")  #: blank lines that make an upload a large one
 PLACES: Final = (
     *((UPLOAD, label) for label in ("upload.written", "file.synced", "file.renamed")),
     *((UPLOAD, label) for label in ("upload.kept", "upload.remembered")),
     *((LARGE, label) for label in ("large_upload.created", "upload_part.kept", "large_upload.chosen")),
     *((LARGE, label) for label in ("large_upload.joined", "large_upload.remembered", "large_upload.ended")),
+    (AHEAD, "ahead.indexed"),
     *((CREATE, label) for label in ("create.remembered", "file.synced", "file.renamed")),
     *((CREATE, label) for label in ("intake.indexed", "chore.done", "chore.reported")),
     *((RUN, label) for label in ("part.written", "file.synced", "file.renamed", "part.kept", "part.judged")),
@@ -73,9 +76,10 @@ def crash(cluster: EchoCluster, directory: Path, places: tuple[Place, ...], rows
     for left in directory.iterdir():
         left.unlink()
     _arm(directory, places, UPLOAD)
+    upload = requests(rows) + (FILL if _arm(directory, places, AHEAD) else b"")
     uploading = _in_parts if _arm(directory, places, LARGE) else PatientTrial
     with _rows_held(cluster, held=len(places) > 1):
-        trial = uploading(cluster, requests(rows), lambda: _arm(directory, places, CREATE))
+        trial = uploading(cluster, upload, lambda: _arm(directory, places, CREATE))
         created_at = time.time()
     trial.wait_committed(rows // 10)
     _arm(directory, places, RUN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import string
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ class Door:
     served_since: float  #: shown as the models' ``created``
     uploads: int = field(default=0, init=False)  #: under way in this replica
     parts: int = field(default=0, init=False)  #: of large uploads, likewise
+    background: set[asyncio.Task[None]] = field(default_factory=set, init=False)  #: nobody waits for them
 
     @property
     def tenant(self) -> str:

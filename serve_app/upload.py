@@ -18,6 +18,7 @@ from fastapi import Request
 from raybatch.crash_points import crash_point
 from raybatch.errors import BadRequest, TooLarge, Unavailable
 from raybatch.storage.blobs import BlobStore, BlobWriter
+from serve_app.announcement import Announcement
 from serve_app.door import DISK_FULL_RETRY_AFTER_S, Door, new_file_id
 from serve_app.jsonl_check import JsonlCheck
 from serve_app.multipart import MultipartReader, PartBegun, PartBytes, PartEnded, Piece
@@ -61,9 +62,10 @@ async def received(request: Request, door: Door, fields: tuple[str, ...]) -> Asy
     blob = _Blob(door.blobs, file_id, JsonlCheck(door.settings.intake.line_bytes_max))
     sink = Sink(blob.write, api.upload_bytes_max, _too_large)
     form = Form("file", fields, sink)
+    announcement = Announcement(door, file_id)
     try:
         with disk_full_is_unavailable():
-            await read_form(request, form)
+            await read_form(request, form, lambda: blob.announce(announcement))
             filename, check = form.filename(), blob.check
             await in_thread(check.finish)
             yield Upload(file_id, form.fields, filename, sink.size_bytes, check.lines, check.first_line, blob)
@@ -72,14 +74,18 @@ async def received(request: Request, door: Door, fields: tuple[str, ...]) -> Asy
         raise
 
 
-async def read_form(request: Request, form: Form) -> None:
-    """The whole body into ``form``. Raises BadRequest for what is no such form, and what its sink raises."""
+async def read_form(request: Request, form: Form, written: Callable[[], None] = lambda: None) -> None:
+    """The whole body into ``form``; ``written`` is called after every write of its sink.
+
+    Raises BadRequest for what is no such form, and what the sink raises.
+    """
     reader = MultipartReader(request.headers.get("content-type", ""))
     async for block in _blocks(request):
         for piece in reader.feed(block):
             form.take(piece)
         if form.sink.pending_bytes >= WRITE_BYTES:
             await in_thread(form.sink.write_pending)
+            written()
     reader.finish()
     await in_thread(form.sink.write_pending)
 
@@ -245,6 +251,10 @@ class _Blob:
             self._writer = self._blobs.writer(self._file_id).__enter__()
         self.check.feed(block)
         self._writer.write(block)
+
+    def announce(self, announcement: Announcement) -> None:
+        if self._writer is not None:
+            announcement.grown(self._writer.arriving, self._writer.size_bytes)
 
     def commit(self) -> str:
         assert self._writer is not None

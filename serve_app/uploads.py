@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from raybatch.errors import BadRequest, Busy, TooLarge
 from raybatch.storage.uploads import PartWriter, UploadStore, no_such_upload
 from raybatch.wire.openai_objects import Json, upload_object
 from raybatch.wire.upload_params import CompletionParams, parse_completion_params, parse_upload_params
+from serve_app.announcement import Announcement
 from serve_app.door import BUSY_RETRY_AFTER_S, Door, TheDoor, new_file_id, new_reply_to, small_body
 from serve_app.jsonl_check import JsonlCheck
 from serve_app.openapi_schemas import EXPIRY, answers
@@ -134,7 +136,7 @@ async def complete_upload(upload_id: str, request: Request, door: TheDoor) -> Js
         _check_pending(upload, "complete")
         await door.writable()
         with disk_full_is_unavailable():
-            file = await in_thread(lambda: _join(door, upload, params))
+            file = await in_thread(_joining(door, upload, params))
             stored: File = await door.scheduler.ask(FileStored(new_reply_to(), file))
             crash_point("large_upload.remembered")
             completed = replace(upload, part_ids=params.part_ids, file=stored)
@@ -212,7 +214,19 @@ def _keep(door: Door, upload: LargeUpload, writer: PartWriter) -> None:
     writer.commit()
 
 
-def _join(door: Door, upload: LargeUpload, params: CompletionParams) -> File:
+def _joining(door: Door, upload: LargeUpload, params: CompletionParams) -> Callable[[], File]:
+    """To be called in a thread; what it has joined so far is announced from the event loop."""
+    loop, announcement = asyncio.get_running_loop(), Announcement(door, upload.file_id)
+
+    def grown(arriving: Path, size_bytes: int) -> None:
+        loop.call_soon_threadsafe(announcement.grown, arriving, size_bytes)
+
+    return lambda: _join(door, upload, params, grown)
+
+
+def _join(
+    door: Door, upload: LargeUpload, params: CompletionParams, grown: Callable[[Path, int], None]
+) -> File:
     """The blob of the whole file, durable. The upload is held, and from then on has this order of parts."""
     _check_parts(upload, params.part_ids, _store(door).parts(upload.upload_id))
     check = JsonlCheck(door.settings.intake.line_bytes_max)
@@ -221,6 +235,7 @@ def _join(door: Door, upload: LargeUpload, params: CompletionParams) -> File:
         for block in _store(door).blocks(upload.upload_id, params.part_ids):
             check.feed(block)
             writer.write(block)
+            grown(writer.arriving, writer.size_bytes)
             if params.md5 is not None:
                 md5.update(block)
         check.finish()

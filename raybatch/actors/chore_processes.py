@@ -10,12 +10,11 @@ import asyncio
 import logging
 import resource
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import ray
 
 from raybatch.actors.head import ON_HEAD
-from raybatch.core.events import Event
 from raybatch.telemetry import log_to_stderr
 
 AT_ONCE: Final = 2
@@ -24,7 +23,7 @@ PEAK_BYTES_MAX: Final = 512 << 20  #: one that has ever held more is not kept: w
 
 log = logging.getLogger(__name__)
 
-Work = Callable[..., list[Event]]
+T = TypeVar("T")
 
 
 class ChoreProcesses:
@@ -35,21 +34,25 @@ class ChoreProcesses:
         self._idle: Any = None  #: at most one is kept
         self._idle_ends: asyncio.TimerHandle | None = None
 
-    async def run(self, work: Work, *args: Any) -> list[Event]:
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
         """What ``work``, a function at the top of a module, answers there. Raises what Ray does."""
         async with self._slots:
-            process = await self._take()
-            events: list[Event] = []
-            keep = False
-            try:
-                events, peak_bytes = await process.run.remote(work, args)
-                keep = peak_bytes <= PEAK_BYTES_MAX
-            finally:
-                if keep and self._idle is None:
-                    self._keep(process)
-                else:
-                    ray.kill(process)
-            return events
+            return await self.run_beside(work, *args)
+
+    async def run_beside(self, work: Callable[..., T], *args: Any) -> T:
+        """Beside the chores: it neither waits for a slot nor takes one."""
+        process = await self._take()
+        keep = False
+        try:
+            answer: T
+            answer, peak_bytes = await process.run.remote(work, args)
+            keep = peak_bytes <= PEAK_BYTES_MAX
+            return answer
+        finally:
+            if keep and self._idle is None:
+                self._keep(process)
+            else:
+                ray.kill(process)
 
     def warm(self) -> None:
         """Start one, unless one waits already."""
@@ -87,7 +90,7 @@ class ChoreActor:
     def lives(self) -> None:
         """Answers at all."""
 
-    def run(self, work: Work, args: tuple[Any, ...]) -> tuple[list[Event], int]:
+    def run(self, work: Callable[..., T], args: tuple[Any, ...]) -> tuple[T, int]:
         """With the most bytes that the process ever held."""
         return work(*args), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 

@@ -7,52 +7,40 @@ import uuid
 from itertools import groupby
 
 from raybatch.actors.held_lease import slice_of
-from raybatch.actors.intake import IntakeLimits, take_in
+from raybatch.actors.intake import IntakeTerms, blocks, take_in_blocks
+from raybatch.actors.read_ahead import ReadAhead
 from raybatch.actors.request_rows import RequestRows
-from raybatch.config import Home, Settings
+from raybatch.config import Home
 from raybatch.core.commands import Lease
 from raybatch.core.events import IntakeEnded, PartsCompacted, PartWritten
-from raybatch.core.model import Batch, LineError, PartFile, ResultRow, Validation
+from raybatch.core.model import Batch, LineError, PartFile, ResultRow
 from raybatch.crash_points import crash_point
 from raybatch.storage.blobs import BlobStore
 from raybatch.storage.compaction import compact
 from raybatch.storage.parts import write_part
-from raybatch.wire.embedding_inputs import EMBEDDINGS
 from raybatch.wire.result_line import Origin, Unanswered, unanswered_row
 
 CLOSING_LEASES_PER_PART = 8  #: some 32,000 rows in memory at once
 
 
-def intake(home: Home, batch: Batch) -> IntakeEnded:
-    """Check an upload line by line and write its index."""
+def intake(home: Home, batch: Batch, ahead: ReadAhead | None = None) -> IntakeEnded:
+    """Check an upload line by line and write its index, unless ``ahead`` has it."""
     settings = home.load()
     blob = BlobStore(home.files).path(batch.input_file_id)
     if not blob.is_file():
         gone = LineError("invalid_request", f"No such File object: {batch.input_file_id}", "file_id", None)
         return IntakeEnded(batch.batch_id, 0, None, 0, (gone,))
-    report = take_in(
-        blob,
-        home.index_path(batch.batch_id),
-        endpoint=batch.endpoint,
-        models=settings.canonical(),
-        limits=_limits(settings, batch),
-        strict=(batch.validation or settings.intake.validation) is Validation.STRICT,
-    )
+    terms = IntakeTerms.of(settings, batch.endpoint, batch.validation)
+    index_path = home.index_path(batch.batch_id)
+    report = None if ahead is None else ahead.claim(terms, blob, index_path)
+    if report is None:
+        report = take_in_blocks(blocks(blob), index_path, terms)
     crash_point("intake.indexed")
     model = report.model
     if model is None and not report.spans:  # relaxed, and every line is bad: any engine can say so
         model = next(iter(settings.canonical().values()), None)
     return IntakeEnded(
         batch.batch_id, report.total, model, report.expected_tokens, report.errors, report.spans
-    )
-
-
-def _limits(settings: Settings, batch: Batch) -> IntakeLimits:
-    return IntakeLimits(
-        settings.scheduler.requests_max,
-        settings.intake.line_bytes_max,
-        settings.scheduler.embedding_inputs_max if batch.endpoint == EMBEDDINGS else 0,
-        settings.media_domains,
     )
 
 

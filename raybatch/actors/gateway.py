@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
@@ -17,6 +17,7 @@ from raybatch.actors import chores
 from raybatch.actors.chore_processes import ChoreProcesses
 from raybatch.actors.cluster_facts import kill_engine, this_machine
 from raybatch.actors.engine_names import serving
+from raybatch.actors.read_ahead import ReadAhead, read_ahead
 from raybatch.actors.scheduler_port import SchedulerPort
 from raybatch.config import Home
 from raybatch.core import chores as names
@@ -29,6 +30,7 @@ from raybatch.storage.blobs import BlobStore
 NAMESPACE: Final = "raybatch"
 REMOVAL_GRACE_S: Final = 120.0  #: readers of an older manifest may still stream the bytes
 BROKEN_WAIT_S: Final = 1.0
+AHEAD_KEPT_MAX: Final = 64  #: reports of files that no batch has asked for yet
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class RayGateway:
         self._home = home
         self._batch_of = batch_of
         self._processes = ChoreProcesses()
+        self._ahead: dict[str, asyncio.Task[ReadAhead | None]] = {}  #: by file id, until a batch claims it
         self._background: set[asyncio.Task[None]] = set()
         self._scheduler: SchedulerPort | None = None
 
@@ -53,10 +56,12 @@ class RayGateway:
 
     def send(self, command: cmd.Command) -> None:
         match command:
+            case cmd.ReadAhead(file_id, path):
+                self._read_ahead(file_id, path)
             case cmd.StartIntake(batch_id):
                 batch = self._batch_of(batch_id)
                 if batch is not None:  # else it was deleted in this very turn
-                    self._start(names.intake(batch_id), _intake, str(self._home.root), batch)
+                    self._spawn(self._take_in(batch))
             case cmd.StartClosing(_, code, leases, chore):
                 self._start(chore, _closing, str(self._home.root), code, leases, chore)
             case cmd.StartCompaction(batch_id, parts):
@@ -66,12 +71,27 @@ class RayGateway:
             case cmd.EndEngine(engine_id, pid, machine):
                 self._spawn(self._end(engine_id, pid, machine))
             case cmd.RemoveBlob(file_id):
+                self._ahead.pop(file_id, None)
                 BlobStore(self._home.files).remove(file_id)
             case cmd.RemoveParts(_, paths):
                 self._remove_later(paths)
             case cmd.RemoveBatch(batch_id, paths):
                 index = self._home.index_path(batch_id).relative_to(self._home.root)
                 self._remove_later((*paths, str(index)))
+
+    def _read_ahead(self, file_id: str, path: str) -> None:
+        """One upload at a time; another one is read when its batch is asked for."""
+        if all(reading.done() for reading in self._ahead.values()):
+            while len(self._ahead) >= AHEAD_KEPT_MAX:
+                del self._ahead[next(iter(self._ahead))]
+            reading = self._processes.run_beside(_ahead, str(self._home.root), file_id, path)
+            self._ahead[file_id] = asyncio.get_running_loop().create_task(_or_none(reading))
+
+    async def _take_in(self, batch: Batch) -> None:
+        """The upload is whole: whoever reads ahead in it is about to end, and then its process is free."""
+        reading = self._ahead.pop(batch.input_file_id, None)
+        ahead = None if reading is None else await reading
+        await self._run(names.intake(batch.batch_id), _intake, (str(self._home.root), batch, ahead))
 
     def _start(self, chore: str, work: Callable[..., list[Event]], *args: Any) -> None:
         self._spawn(self._run(chore, work, args))
@@ -123,8 +143,22 @@ class RayGateway:
             crash_point("parts.removing")
 
 
-def _intake(home_root: str, batch: Batch) -> list[Event]:
-    return [chores.intake(Home.find(home_root), batch)]
+async def _or_none(reading: Awaitable[ReadAhead | None]) -> ReadAhead | None:
+    """Nothing depends on it."""
+    try:
+        return await reading
+    except Exception:
+        log.exception("reading ahead broke")
+        return None
+
+
+def _ahead(home_root: str, file_id: str, path: str) -> ReadAhead | None:
+    home = Home.find(home_root)
+    return read_ahead(home, file_id, home.root / path)
+
+
+def _intake(home_root: str, batch: Batch, ahead: ReadAhead | None) -> list[Event]:
+    return [chores.intake(Home.find(home_root), batch, ahead)]
 
 
 def _closing(home_root: str, code: str, leases: tuple[cmd.Lease, ...], chore: str) -> list[Event]:

@@ -7,14 +7,16 @@ Refuses to change the upload, to run anything, and to know about Ray: the caller
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from raybatch.core.model import LineError, ModelSpan
+from raybatch.config import Settings
+from raybatch.core.model import LineError, ModelSpan, Validation
 from raybatch.storage.request_index import IndexEntry, IndexReader, IndexWriter
 from raybatch.wire.batch_faults import (
     duplicate_custom_id,
@@ -25,7 +27,7 @@ from raybatch.wire.batch_faults import (
     too_many_tasks,
 )
 from raybatch.wire.custom_ids import CustomIds, Repeats
-from raybatch.wire.embedding_inputs import embedding_inputs
+from raybatch.wire.embedding_inputs import EMBEDDINGS, embedding_inputs
 from raybatch.wire.jsonl import Line, read_lines
 from raybatch.wire.request_line import BadLine, CheckedLine, LineChecker
 
@@ -39,6 +41,33 @@ class IntakeLimits:
     line_bytes_max: int = 8 << 20
     embedding_inputs_max: int = 0  #: over all requests; 0: they are not counted
     media_domains: frozenset[str] = frozenset()  #: hosts from which engines may load media
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeTerms:
+    """What lines are held against. ``models`` maps served names and aliases to canonical ids.
+
+    Strict: any fault fails the batch, and so do different models. Otherwise a bad line becomes an index row
+    that carries its first error, only a fault of the whole upload fails, and the rows of each model lie
+    together, in their order.
+    """
+
+    endpoint: str
+    models: Mapping[str, str]
+    limits: IntakeLimits
+    strict: bool
+
+    @classmethod
+    def of(cls, settings: Settings, endpoint: str, validation: Validation | None = None) -> Self:
+        """``validation``: as the batch asks for it; None leaves it to the settings."""
+        limits = IntakeLimits(
+            settings.scheduler.requests_max,
+            settings.intake.line_bytes_max,
+            settings.scheduler.embedding_inputs_max if endpoint == EMBEDDINGS else 0,
+            settings.media_domains,
+        )
+        strict = (validation or settings.intake.validation) is Validation.STRICT
+        return cls(endpoint, settings.canonical(), limits, strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +92,17 @@ def take_in(
     limits: IntakeLimits,
     strict: bool = True,
 ) -> IntakeReport:
-    """Check every line of ``blob`` and write the index of its requests to ``index_path``.
+    """As ``take_in_blocks``, of a file that is whole."""
+    return take_in_blocks(blocks(blob), index_path, IntakeTerms(endpoint, models, limits, strict))
 
-    ``models`` maps served names and aliases to canonical ids. Strict: any fault fails the batch, and so do
-    different models. Otherwise a bad line becomes an index row that carries its first error, only a fault of
-    the whole upload fails, and the rows of each model lie together, in their order.
-    """
-    checker = LineChecker(endpoint, models, limits.media_domains)
-    reading = _Reading(checker, limits, strict)
+
+def take_in_blocks(blocks: Iterable[bytes], index_path: Path, terms: IntakeTerms) -> IntakeReport:
+    """Check every line and write the index of the requests to ``index_path``. Raises what ``blocks`` does."""
+    limits = terms.limits
+    checker = LineChecker(terms.endpoint, terms.models, limits.media_domains)
+    reading = _Reading(checker, limits, terms.strict)
     with closing(checker), IndexWriter(index_path) as index:
-        for line in read_lines(_blocks(blob), limits.line_bytes_max):
+        for line in read_lines(blocks, limits.line_bytes_max):
             entry = reading.take(line)
             if entry is not None:
                 index.add(entry)
@@ -96,7 +126,8 @@ def take_in(
     )
 
 
-def _blocks(blob: Path) -> Iterator[bytes]:
+def blocks(blob: Path) -> Iterator[bytes]:
+    """Of a file that is whole."""
     with blob.open("rb", buffering=0) as file:
         while block := file.read(READ_BYTES):
             yield block

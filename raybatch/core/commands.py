@@ -66,6 +66,14 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAhead:
+    """Begin the intake that a batch of this file will probably want; nothing depends on it."""
+
+    file_id: str
+    path: str  #: under the home; grows until it has the file's name
+
+
+@dataclass(frozen=True, slots=True)
 class StartIntake:
     batch_id: str
 
@@ -125,6 +133,7 @@ class EndEngine:
 
 Command = (
     Reply
+    | ReadAhead
     | StartIntake
     | StartClosing
     | StartCompaction

@@ -36,6 +36,14 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadArriving:
+    """A hint that may be lost: a large file is on its way to ``file_id``."""
+
+    file_id: str
+    path: str  #: under the home; what has arrived so far is in it
+
+
+@dataclass(frozen=True, slots=True)
 class FileStored:
     reply_to: str
     file: File
@@ -242,6 +250,7 @@ class PartsCompacted:
 
 Event = (
     Tick
+    | UploadArriving
     | FileStored
     | FileDeletionAsked
     | BatchAsked

@@ -22,6 +22,11 @@ class HashedFile:
         self._digest = hashlib.sha256(salt)
         self.size_bytes = 0
 
+    @property
+    def arriving(self) -> Path:
+        """What is written so far."""
+        return self._temporary
+
     def __enter__(self) -> Self:
         self._file = self._temporary.open("xb", buffering=0)
         return self

@@ -47,6 +47,23 @@ def test_chores_run_in_one_warm_process_and_in_another_when_that_is_killed(share
     assert shared.pids("chore") != warm
 
 
+def test_a_large_upload_is_read_while_it_arrives_and_its_batch_takes_what_was_found(
+    shared: EchoCluster, client: OpenAI
+) -> None:
+    """The index has the same inode before and after: nobody wrote another one."""
+    lines = b"".join(
+        json.dumps(request(f"r{number}", "x" * 4_000)).encode() + b"\n" for number in range(3_000)
+    )
+    file = client.files.create(file=("large.jsonl", lines), purpose="batch")
+    ahead = shared.home.scratch / f"{file.id}.parquet"
+    until(ahead.exists, TRIAL_MAX_S, "nobody read ahead")
+    inode = ahead.stat().st_ino
+    batch = client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h")
+    assert _ended(client, batch.id).request_counts.completed == 3_000
+    assert shared.home.index_path(batch.id).stat().st_ino == inode
+    assert not ahead.exists()
+
+
 def test_naughty_strings_come_back_as_they_went(shared: EchoCluster) -> None:
     pairs = [(f"{number}:{text[:500]}", text) for number, text in enumerate(MORE_NAUGHTY)]
     escaped = upload_of(pairs)

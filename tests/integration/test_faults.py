@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobs import fault_machine, fault_processes, fault_rows
-from jobs.fault_crash import CREATE, FIRST_START, RUN, UPLOAD, Place, crash
+from jobs.fault_crash import AHEAD, CREATE, FIRST_START, RUN, UPLOAD, Place, crash
 from jobs.faults import Bench, bench
 from raybatch.crash_points import fired
 
@@ -34,6 +34,7 @@ def test_a_hang_is_found_by_progress(broken: Bench) -> None:
     [
         ((UPLOAD, "upload.remembered"), (CREATE, "create.remembered")),
         ((CREATE, "intake.indexed"), (RUN, "part.kept")),
+        ((AHEAD, "ahead.indexed"),),
         ((RUN, "journal.written"),),
         ((RUN, "file.synced"), (RUN, "turn.remembered")),
     ],

@@ -12,7 +12,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from raybatch.actors.read_ahead import LARGE_BYTES
 from raybatch.config import Home
+from raybatch.core.events import Event, UploadArriving
+from raybatch.errors import Unavailable
 from raybatch.storage.blobs import BlobWriter
 from serve_app.app import build_app
 from serve_app.multipart import MultipartReader, PartBegun, PartBytes
@@ -45,6 +48,29 @@ async def test_an_upload_comes_back_byte_for_byte_until_it_is_deleted(
         "param": "id",
         "code": None,
     }
+
+
+async def test_a_large_upload_is_announced_once_while_it_arrives(
+    client: AsyncOpenAI, scheduler: LocalScheduler, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[UploadArriving, int]] = []
+    ask = scheduler.ask
+
+    async def heard(event: Event) -> Any:
+        if isinstance(event, UploadArriving):
+            told.append((event, (home.root / event.path).stat().st_size))
+            raise Unavailable("The scheduler cannot be reached.", retry_after_s=1)
+        return await ask(event)
+
+    monkeypatch.setattr(scheduler, "ask", heard)
+    await client.files.create(file=("small.jsonl", some(3)), purpose="batch")
+    assert told == []
+    content = some(3) + b" " * 4 * LARGE_BYTES
+    file = await client.files.create(file=("large.jsonl", content), purpose="batch")
+    (hint, arrived) = told[0]
+    assert (len(told), hint.file_id) == (1, file.id)
+    assert arrived >= LARGE_BYTES
+    assert hint.path != f"files/{file.id}"  # it had not got its name yet
 
 
 async def test_the_input_of_a_batch_can_be_deleted_while_the_batch_needs_it(
