@@ -239,6 +239,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         LOOPBACK_VARIABLE: "0",
         "RAY_raylet_start_wait_time_s": f"{HEAD_START_S:.0f}",  # Ray gives up after half a minute
+        "RAY_task_events_report_interval_ms": "0",  # or GCS keeps 100,000 calls that nobody looks at
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
