@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 ONLY = "refusals,failed_and_retried,gpu_watched,dead_or_alive"
 
 
+@pytest.mark.long
 def test_the_boxes_are_ticked_with_their_evidence(tmp_path: Path) -> None:
     written = tmp_path / "boxes.json"
     done = CliRunner().invoke(

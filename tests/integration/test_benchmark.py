@@ -38,6 +38,7 @@ def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:
     assert "where the time goes" in shown
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) -> None:
     asked = ["sharing", "--small-rows=20", "--large-rows=600", "--rows-per-s=300", "--rounds=2"]
@@ -73,6 +74,7 @@ def test_tail_tells_each_arm_of_each_scenario(tmp_path: Path) -> None:
     assert "in virtual time" in shown
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_barriers_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
     asked = ["barriers", "--batches=3", "--rows=20", "--concurrency=16", "--alpha-ms=2", "--rounds=1"]
@@ -85,6 +87,7 @@ def test_barriers_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
     assert "barriers" in shown
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_pollers_are_answered_while_a_batch_runs(tmp_path: Path) -> None:
     asked = ["pollers", "--clients=20", "--every=0.5", "--rows=600", "--rows-per-s=200", "--rounds=1"]

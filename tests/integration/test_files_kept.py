@@ -73,6 +73,7 @@ def test_a_batch_is_verified_and_deleted_by_command(shared: EchoCluster) -> None
     assert (audited.returncode, audited.stdout.count("\n")) == (0, 1)
 
 
+@pytest.mark.long
 def test_a_low_disk_shuts_the_door_until_there_is_space_and_the_sweep_finds_what_a_kill_left() -> None:
     cluster = make_cluster("scheduler.disk_free_bytes_min=1000000000000000000")
     try:

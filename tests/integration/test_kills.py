@@ -30,6 +30,7 @@ def test_a_kill_costs_no_row_and_doubles_none(hurt: EchoCluster, kind: str) -> N
     assert run_round(hurt, kind, 0.3, ROWS).faults == ()
 
 
+@pytest.mark.long
 def test_an_engine_that_slept_past_its_lease_cannot_commit_its_rows_again() -> None:
     """Its rows were leased to the other engine meanwhile; what it says when it wakes is refused."""
     with echo_cluster("engine.replicas=2", f"scheduler.lease_s={LEASE_S}", rows_per_s=150) as cluster:

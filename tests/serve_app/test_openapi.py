@@ -93,7 +93,8 @@ def ask(operation: Any, mode: GenerationMode, world: World) -> None:
         for name in names:
             if place < len(known[name]):  # a made-up one is hardly ever known
                 case.path_parameters[name] = known[name][place]
-        if mode is GenerationMode.POSITIVE and case.media_type == "application/json" and place % 2:
+        has_json = case.media_type == "application/json" and isinstance(case.body, dict)
+        if mode is GenerationMode.POSITIVE and has_json and place % 2:
             case.body |= {name: text for name, text in GOOD.items() if name in case.body}
         if operation.path.startswith("/v1/comparisons") and place % 2 and mode is GenerationMode.POSITIVE:
             case.query |= {"batch_id": world.batches[:2]}

@@ -27,6 +27,7 @@ from raybatch.core import changes as c
 from raybatch.core import commands as cmd
 from raybatch.core import events as e
 from raybatch.core.decide import decide, recover
+from raybatch.core.holdings import Holdings
 from raybatch.core.invariants import check_invariants
 from raybatch.core.model import BatchStatus, ChunkState, File, PartFile, PartSlice, Tally
 from raybatch.core.policy import Policy
@@ -460,7 +461,9 @@ def _without(world: World, message: Message) -> World:
 def _copied(state: State) -> State:
     """Down to what is never changed in place."""
     known = {name: getattr(state, name) for name in FIELDS}
-    return State(**{name: _copy(value) if type(value) is dict else value for name, value in known.items()})
+    copied = {name: _copy(value) if type(value) is dict else value for name, value in known.items()}
+    holdings = (_copy(getattr(state.holdings, field.name)) for field in fields(Holdings))
+    return State(**copied | {"holdings": Holdings(*holdings)})
 
 
 def _copy(known: dict[Any, Any]) -> dict[Any, Any]:
