@@ -114,6 +114,7 @@ def test_a_cancelled_batch_keeps_what_it_finished_and_names_the_rest(shared: Ech
     assert {json.loads(line)["error"]["code"] for line in error} == {"batch_cancelled"}
 
 
+@pytest.mark.long
 def test_a_small_batch_does_not_wait_for_a_large_one(shared: EchoCluster) -> None:
     large = Trial(shared, requests(10_000))
     large.wait_committed(1)

@@ -53,6 +53,7 @@ def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) ->
     assert "fair sharing" in shown
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_control_tells_each_stage_of_rows_that_cost_nothing(tmp_path: Path) -> None:
     asked = ["control", "--arms=raybatch", "--rows=300", "--rounds=1"]
