@@ -17,6 +17,7 @@ from raybatch.core.changes import BatchCreated
 from raybatch.core.invariants import check_invariants
 from raybatch.core.state import Image, State
 from raybatch.errors import Corrupt, OperatorError
+from raybatch.ledger import duckdb_ledger
 from raybatch.ledger.contract import SCHEMA_VERSION
 from raybatch.ledger.duckdb_ledger import DuckDBLedger
 from raybatch.ledger.durable import DurableMemory
@@ -92,3 +93,28 @@ def test_a_ledger_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> Non
     with closing(DuckDBLedger(tmp_path / "ledger.duckdb")) as ledger:
         assert (ledger.seq, ledger.version) == (1, 99)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "ledger.duckdb", "lock", "reserve"]
+
+
+def test_a_file_made_with_larger_blocks_is_read_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        then.setitem(duckdb_ledger.CONFIG, "default_block_size", "262144")
+        with closing(DurableMemory(tmp_path)) as memory:
+            remember(memory, memory.load(), tick(1))
+    with closing(DurableMemory(tmp_path)) as memory:
+        remember(memory, memory.load(), tick(2))
+    assert block_bytes(tmp_path / "ledger.duckdb") == 262_144
+    with closing(DurableMemory(tmp_path)) as memory:
+        assert durable(memory.load()) == durable(state_after(2))
+
+
+def test_a_new_file_has_small_blocks(tmp_path: Path) -> None:
+    DuckDBLedger(tmp_path / "ledger.duckdb").close()
+    assert block_bytes(tmp_path / "ledger.duckdb") == duckdb_ledger.BLOCK_BYTES
+
+
+def block_bytes(path: Path) -> int:
+    with closing(duckdb.connect(str(path), read_only=True)) as con:
+        con.execute("PRAGMA database_size")
+        return int(con.fetchall()[0][2])
