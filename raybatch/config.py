@@ -105,6 +105,7 @@ class EchoSettings:
 class IntakeSettings:
     line_bytes_max: int = 8 << 20
     strict: bool = True  #: of batches that do not say themselves which ``validation`` they want
+    group_prefixes: bool = True  #: run rows whose prompts begin alike one after the other
 
     @property
     def validation(self) -> Validation:

@@ -29,10 +29,12 @@ from raybatch.wire.batch_faults import (
 from raybatch.wire.custom_ids import CustomIds, Repeats
 from raybatch.wire.embedding_inputs import EMBEDDINGS, embedding_inputs
 from raybatch.wire.jsonl import Line, read_lines
+from raybatch.wire.prompt_beginnings import PromptBeginnings
 from raybatch.wire.request_line import BadLine, CheckedLine, LineChecker
 
 ERRORS_KEPT_MAX = 100
 READ_BYTES = 1 << 20
+GROUPED_BYTES = 32 << 20  #: of the index, within which rows that begin alike come together
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,15 @@ class IntakeTerms:
     Strict: any fault fails the batch, and so do different models. Otherwise a bad line becomes an index row
     that carries its first error, only a fault of the whole upload fails, and the rows of each model lie
     together, in their order.
+
+    With ``group_prefixes`` the index has rows whose prompts begin alike together.
     """
 
     endpoint: str
     models: Mapping[str, str]
     limits: IntakeLimits
     strict: bool
+    group_prefixes: bool = False
 
     @classmethod
     def of(cls, settings: Settings, endpoint: str, validation: Validation | None = None) -> Self:
@@ -67,7 +72,7 @@ class IntakeTerms:
             settings.media_domains,
         )
         strict = (validation or settings.intake.validation) is Validation.STRICT
-        return cls(endpoint, settings.canonical(), limits, strict)
+        return cls(endpoint, settings.canonical(), limits, strict, settings.intake.group_prefixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ def take_in_blocks(blocks: Iterable[bytes], index_path: Path, terms: IntakeTerms
     """Check every line and write the index of the requests to ``index_path``. Raises what ``blocks`` does."""
     limits = terms.limits
     checker = LineChecker(terms.endpoint, terms.models, limits.media_domains)
-    reading = _Reading(checker, limits, terms.strict)
+    reading = _Reading(checker, terms)
     with closing(checker), IndexWriter(index_path) as index:
         for line in read_lines(blocks, limits.line_bytes_max):
             entry = reading.take(line)
@@ -115,6 +120,7 @@ def take_in_blocks(blocks: Iterable[bytes], index_path: Path, terms: IntakeTerms
         if len(repeats.row):
             reading.refuse(repeats, index_path)
         spans = reading.group_by_model(index_path)
+        reading.group_by_prefix(index_path)
     return IntakeReport(
         total=reading.total,
         model=None if spans else reading.model,
@@ -136,10 +142,11 @@ def blocks(blob: Path) -> Iterator[bytes]:
 class _Reading:
     """What the pass has seen so far."""
 
-    def __init__(self, checker: LineChecker, limits: IntakeLimits, strict: bool) -> None:
+    def __init__(self, checker: LineChecker, terms: IntakeTerms) -> None:
         self._checker = checker
-        self._limits = limits
-        self._strict = strict
+        self._limits = terms.limits
+        self._strict = terms.strict
+        self._beginnings = PromptBeginnings(terms.endpoint) if terms.group_prefixes else None
         self._custom_ids = CustomIds()
         self._line_numbers = array("q")  #: by row of the index
         self._line_errors: list[LineError] = []  #: the first of them
@@ -163,6 +170,8 @@ class _Reading:
             self._model_numbers.append(self._model_number)
         self._custom_ids.add(checked.custom_id)
         self._line_numbers.append(line.number)
+        if self._beginnings is not None:
+            self._beginnings.add(line.text if isinstance(checked, CheckedLine) else None)
         length = 0 if line.text is None else line.length
         place = self.total - 1, line.offset, length, line.number, checked.custom_id
         if isinstance(checked, CheckedLine):
@@ -219,6 +228,24 @@ class _Reading:
                 spans.append(ModelSpan(model, first, count, expected_tokens))
                 first += count
         return tuple(spans)
+
+    def group_by_prefix(self, index_path: Path) -> None:
+        """Rewrite an index in which prompts begin alike; without any it stays as it is."""
+        if self._beginnings is None:
+            return
+        numbers = np.asarray(self._model_numbers) if self._models else np.zeros(len(self._line_numbers), "H")
+        rows = np.argsort(numbers, kind="stable")  # by position: as ``group_by_model`` left them
+        with IndexReader(index_path) as index:
+            stretches = list(index.stretches(GROUPED_BYTES))
+            orders = [
+                self._beginnings.order(rows[first:stop], numbers[rows[first:stop]])
+                for first, stop in stretches
+            ]
+            if all(np.all(order[1:] > order[:-1]) for order in orders):
+                return
+            with IndexWriter(index_path) as grouped:
+                for (first, stop), order in zip(stretches, orders, strict=True):
+                    grouped.add_table(index.table(first, stop, order))
 
     def _check(self, line: Line) -> CheckedLine | BadLine:
         if line.text is None:

@@ -27,7 +27,7 @@ from raybatch.storage.parts import sound_part
 Kind = Literal["all", "output", "error"]
 Wanted = Callable[[PartFile, Any], Any]  #: of a file and some of its positions: which of them, as booleans
 
-LOADED_BYTES_MAX = 16 << 20  #: decoded rows held at once, shared by all files
+LOADED_BYTES_MAX = 4 << 20  #: decoded rows held at once, shared by all files; Arrow takes several times that
 READ_AHEAD_BYTES = 256 << 10  #: of each column of each file; without it Arrow reads whole column chunks
 
 

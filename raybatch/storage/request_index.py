@@ -80,6 +80,11 @@ class IndexWriter:
         if len(self._entries) >= ROW_GROUP_ROWS or self._text_characters >= ROW_GROUP_TEXT_CHARACTERS:
             self._flush()
 
+    def add_table(self, rows: pa.Table) -> None:
+        """Rows as ``IndexReader.table`` gives them."""
+        self._flush()
+        self._parquet.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -140,6 +145,23 @@ class IndexReader:
         """Every entry in dispatch order, one row group in memory at a time."""
         for start, stop in pairwise(self._starts):
             yield from self.rows(start, stop - start)
+
+    def stretches(self, bytes_max: int) -> Iterator[tuple[int, int]]:
+        """All positions, cut so that the rows of each ``first, stop`` take about ``bytes_max`` in memory."""
+        first = size_bytes = 0
+        for group, (start, stop) in enumerate(pairwise(self._starts)):
+            group_bytes = self._file.metadata.row_group(group).total_byte_size
+            if size_bytes and size_bytes + group_bytes > bytes_max:
+                yield first, start
+                first, size_bytes = start, 0
+            size_bytes += group_bytes
+            if stop == self.total:
+                yield first, stop
+
+    def table(self, first: int, stop: int, order: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows of a stretch in another order: ``order`` has the place of each within the stretch."""
+        groups = [group for group, start in enumerate(self._starts[:-1]) if first <= start < stop]
+        return self._file.read_row_groups(groups, use_threads=False).take(pa.array(order))
 
     def close(self) -> None:
         self._file.close()

@@ -176,7 +176,7 @@ def test_the_lowest_level_with_enough_files_is_compacted_first():
     parts = [part_file(i, level=1) for i in range(20)] + [part_file(i, level=0) for i in range(20, 36)]
 
     assert next_compaction(parts, 16) == tuple(parts[20:])
-    assert next_compaction(parts[:35], 16) == tuple(parts[:20])
+    assert next_compaction(parts[:35], 16) == tuple(parts[:16])
     assert next_compaction(parts[10:30], 16) == ()
 
 
