@@ -66,7 +66,7 @@ def download_killed(cluster: EchoCluster, rows: int) -> Iterator[Outcome]:
     killed_mono = time.monotonic()
     got = b""
     try:
-        with httpx.stream("GET", url) as answer:
+        with httpx.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
             for block in answer.iter_raw(4096):
                 if not got:
                     cluster.signal("replica", signal.SIGKILL)
