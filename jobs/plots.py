@@ -14,11 +14,13 @@ from jobs import pollers as asked
 from jobs import tail as ends
 from jobs.eta import WORKLOADS, Course
 from jobs.memory import MIB
+from jobs.memory import ROLES as RAYBATCH_ROLES
 from jobs.runs import STEADY, Ratio, Run
 from jobs.sharing import Round
 from jobs.soak_samples import AT, RAYS_FILES, Sample
 
 if TYPE_CHECKING:
+    from jobs.large import Course as Loaded
     from jobs.scale import Run as Weighing
 
 GROWTH_MAX_MIB: Final = 100
@@ -143,6 +145,28 @@ def soak(samples: list[Sample], warm_up: float, path: Path) -> None:
     memory.legend(fontsize=7, frameon=False, ncols=2)
     for axes in (state, files):
         axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def large(courses: list[Loaded], path: Path) -> None:
+    """Each process's memory over a whole batch, with the rows committed behind it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, course in zip(figure.subplots(1, len(courses), squeeze=False).flat, courses, strict=True):
+        for role in RAYBATCH_ROLES:
+            name = f"{role} MiB"
+            told = [(sample[AT], sample[name]) for sample in course.samples if name in sample]
+            if told:
+                axes.plot(*zip(*told, strict=True), linewidth=1.2, label=role)
+        axes.axvline(course.running_at_s, color="grey", linestyle=":", linewidth=0.8)
+        axes.set(xlabel="seconds since the upload began; dotted: in_progress", ylabel="PSS (MiB)")
+        axes.set_ylim(0, None)
+        axes.set_title(f"{course.rows:,} rows, {course.name}: {course.rows_per_s:,.0f} rows/s", fontsize=10)
+        done = axes.twinx()
+        done.fill_between(*zip(*course.progress, strict=True), color="grey", alpha=0.12)
+        done.set(ylabel="rows committed (shaded)", ylim=(0, course.rows))
+        axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper left")
     figure.savefig(path, dpi=120)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from jobs import large
 from jobs.benchmark import app
+from jobs.memory import ROLES
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -116,3 +118,18 @@ def _run(asked: list[str], folder: Path) -> tuple[dict[str, Any], str]:
     for told in report["ratio"].values():
         assert 0 < told["low"] <= told["median"] <= told["high"]
     return report, ended.output
+
+
+@pytest.mark.long
+@pytest.mark.cluster
+def test_large_tells_what_each_process_holds_while_one_batch_runs(tmp_path: Path) -> None:
+    picture, written = tmp_path / "large.png", tmp_path / "large.json"
+    large.main(rows=3_000, json_path=written, plot_path=picture)
+
+    courses = json.loads(written.read_text())["courses"]
+    assert [course["name"] for course in courses] == list(large.COURSES)
+    for course in courses:
+        assert course["progress"][-1][1] == course["rows"] == 3_000
+        assert course["levels"].keys() == set(ROLES)
+        assert course["levels"]["engine"]["peak"] > 0
+    assert picture.read_bytes().startswith(PNG)
