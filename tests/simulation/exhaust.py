@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from raybatch.errors import IllegalMove
 from tests.simulation.mutants import BY_NAME
+from tests.simulation.small_fingerprint import fingerprint
 from tests.simulation.small_world import SmallWorld, World
 
 
@@ -91,7 +92,7 @@ def _history(came: list[tuple[int, str]], number: int) -> tuple[str, ...]:
 
 
 def _digest(small: SmallWorld, world: World) -> bytes:
-    return blake2b(small.fingerprint(world).encode(), digest_size=16).digest()
+    return blake2b(fingerprint(world, small.served).encode(), digest_size=16).digest()
 
 
 def main() -> int:
