@@ -7,7 +7,8 @@ what it measures and removes it afterwards.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ from raybatch.config import PACKAGED_MODEL, ModelSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
+Rounds = Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")]
 PlotPath = Annotated[Path | None, typer.Option("--plot", help="Draw them there, as PNG.")]
 Assignments = Annotated[
@@ -63,15 +65,13 @@ def parity(
     plot_path: PlotPath = None,
 ) -> None:
     """Output tokens a second of a batch, from POST /v1/batches to its output file, ÷ vllm.LLM.generate."""
-    say = Console(stderr=True).print
     cores = p.cores_to_divide()
     settings = p.parity_settings(_model(model), cache or _cache(), cores, tuple(assignments or ()))
-    with p.both_arms(settings, say) as arms:
-        runs = p.measure(arms, cores, rows, rounds, say)
+    with p.both_arms(settings, _say) as arms:
+        runs = p.measure(arms, cores, rows, rounds, _say)
     report = p.report(runs, settings, cores)
-    _tell(tables.parity(runs, report["ratio"]), report, json_path)
-    if plot_path is not None:
-        plots.parity(runs, BATCH, LLM, report["ratio"], plot_path)
+    draw = partial(plots.parity, runs, BATCH, LLM, report["ratio"])
+    _tell(tables.parity(runs, report["ratio"]), report, draw, json_path, plot_path)
 
 
 @app.command()
@@ -79,60 +79,57 @@ def sharing(
     small_rows: Annotated[int, typer.Option(min=1, help="Of the batch that comes later.")] = 200,
     large_rows: Annotated[int, typer.Option(min=1, help="Of the batch that is there already.")] = 50_000,
     rows_per_s: Annotated[float, typer.Option(help="How fast the echo engine answers.")] = 1000.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
     """A small batch during a large one: its time ÷ alone, beside first come first served; both's rows/s."""
     with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
-        done = shared.measure(cluster, small_rows, large_rows, rounds, Console(stderr=True).print)
+        done = shared.measure(cluster, small_rows, large_rows, rounds, _say)
         report = shared.report(done, cluster)
-    _tell([tables.sharing(done, report["ratio"])], report, json_path)
-    if plot_path is not None:
-        plots.sharing(done, report["ratio"], plot_path)
+    draw = partial(plots.sharing, done, report["ratio"])
+    _tell([tables.sharing(done, report["ratio"])], report, draw, json_path, plot_path)
 
 
 @app.command()
 def intake(
     lines: Annotated[int, typer.Option(min=1)] = 50_000,
     line_bytes: Annotated[int, typer.Option(min=150, help="Of each line, about.")] = 4_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
     """From an upload's first byte to the running batch, ÷ one json.loads of every line; and memory."""
     with echo_cluster(*(assignments or ())) as cluster:
-        done, growth = intake_speed.measure(cluster, lines, line_bytes, rounds, Console(stderr=True).print)
+        done, growth = intake_speed.measure(cluster, lines, line_bytes, rounds, _say)
     report = intake_speed.report(done, growth)
-    _tell([tables.intake(done, report)], report, json_path)
-    if plot_path is not None:
-        plots.intake(done, growth, plot_path)
+    draw = partial(plots.intake, done, growth)
+    _tell([tables.intake(done, report)], report, draw, json_path, plot_path)
 
 
 @app.command()
 def results(
     rows: Annotated[int, typer.Option(min=1, help="Of each batch.")] = 50_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
     """From the last row to the completed batch; download beside a static file's, SQL beside DuckDB's."""
     with echo_cluster(*(assignments or ())) as cluster:
-        done = result_speed.measure(cluster, rows, rounds, Console(stderr=True).print)
+        done = result_speed.measure(cluster, rows, rounds, _say)
     report = result_speed.report(done)
-    _tell([tables.results(done, report)], report, json_path)
-    if plot_path is not None:
-        plots.results(done, plot_path)
+    draw = partial(plots.results, done)
+    _tell([tables.results(done, report)], report, draw, json_path, plot_path)
 
 
 @app.command()
 def eta(
     run_s: Annotated[float, typer.Option(min=10, help="How long a batch takes, about.")] = 60.0,
     rows_per_s: Annotated[float, typer.Option(min=1, help="How fast the echo engine answers.")] = 50.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
@@ -140,18 +137,17 @@ def eta(
     """The time left that a batch shows, held against its real end after 10, 25 and 50 % of the run."""
     settings = (*told.settings_for(rows_per_s), *(assignments or ()))
     with echo_cluster(*settings) as cluster:
-        done = told.measure(cluster, round(rows_per_s * run_s), rounds, Console(stderr=True).print)
+        done = told.measure(cluster, round(rows_per_s * run_s), rounds, _say)
     report = told.report(done)
-    _tell([tables.eta(done, report)], report, json_path)
-    if plot_path is not None:
-        plots.eta(done, plot_path)
+    draw = partial(plots.eta, done)
+    _tell([tables.eta(done, report)], report, draw, json_path, plot_path)
 
 
 @app.command()
 def control(
     rows: Annotated[int, typer.Option(min=1, help="Of each run of raybatch.")] = 50_000,
     peer_rows: Annotated[int, typer.Option(min=1, help="Of each run of the others.")] = 5_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     engines: Annotated[int, typer.Option(min=1, help="Of raybatch.")] = 1,
     at_once: Annotated[int, typer.Option(min=1, help="Rows in each of the others' two processes.")] = 8,
     prefetch: Annotated[int, typer.Option(min=1, help="Of Celery, for each of those.")] = 16,
@@ -163,11 +159,10 @@ def control(
     chosen = _chosen(arms, controlled.ARMS)
     load = Load(row_s=0.0, at_once=at_once, prefetch=prefetch, tallied=False)
     sizes = controlled.Sizes(rows, peer_rows, engines, load)
-    runs = controlled.measure(chosen, sizes, rounds, Console(stderr=True).print)
+    runs = controlled.measure(chosen, sizes, rounds, _say)
     report = controlled.report(runs, sizes)
-    _tell([tables.control(runs, report)], report, json_path)
-    if plot_path is not None:
-        plots.control(runs, plot_path)
+    draw = partial(plots.control, runs)
+    _tell([tables.control(runs, report)], report, draw, json_path, plot_path)
 
 
 @app.command()
@@ -186,11 +181,10 @@ def tail(
     """Ideal ÷ makespan of a batch on several engines, lengths unknown; in virtual time."""
     shape = Shape(alpha_ms / 1000, beta_ms / 1000, concurrency)
     sizes = ends.Sizes(engines, rows, shape, OUTPUT_TOKENS_MEDIAN, spread, longest_tokens)
-    cases = ends.measure(sizes, seeds, Console(stderr=True).print)
+    cases = ends.measure(sizes, seeds, _say)
     report = ends.report(cases, sizes)
-    _tell([tables.tail(report, sizes)], report, json_path)
-    if plot_path is not None:
-        plots.tail(cases, plot_path)
+    draw = partial(plots.tail, cases)
+    _tell([tables.tail(report, sizes)], report, draw, json_path, plot_path)
 
 
 @app.command()
@@ -200,7 +194,7 @@ def barriers(
     concurrency: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 64,
     alpha_ms: Annotated[float, typer.Option(help="A step takes this")] = 10.0,
     beta_ms: Annotated[float, typer.Option(help="and this for each running row.")] = 0.05,
-    rounds: Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")] = 3,
+    rounds: Rounds = 3,
     assignments: Assignments = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
@@ -209,11 +203,10 @@ def barriers(
     steps = (f"echo.alpha_ms={alpha_ms}", f"echo.beta_ms={beta_ms}", f"echo.concurrency={concurrency}")
     sizes = barred.Sizes(batches, rows)
     with echo_cluster(*steps, *(assignments or ())) as cluster:
-        runs = barred.measure(cluster, sizes, rounds, Console(stderr=True).print)
+        runs = barred.measure(cluster, sizes, rounds, _say)
         report = barred.report(runs, sizes, cluster.settings.echo)
-    _tell([tables.barriers(runs, report)], report, json_path)
-    if plot_path is not None:
-        plots.barriers(runs, plot_path)
+    draw = partial(plots.barriers, runs)
+    _tell([tables.barriers(runs, report)], report, draw, json_path, plot_path)
 
 
 @app.command()
@@ -230,11 +223,10 @@ def pollers(
     """A batch that hundreds of clients ask about: its time ÷ alone, and what an answer takes them."""
     asking = asked.Clients(clients, every)
     with echo_cluster(*(assignments or ()), rows_per_s=rows_per_s) as cluster:
-        runs = asked.measure(cluster, asking, rows, rounds, Console(stderr=True).print)
+        runs = asked.measure(cluster, asking, rows, rounds, _say)
     report = asked.report(runs, asking)
-    _tell([tables.pollers(runs, report)], report, json_path)
-    if plot_path is not None:
-        plots.pollers(runs, plot_path)
+    draw = partial(plots.pollers, runs)
+    _tell([tables.pollers(runs, report)], report, draw, json_path, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:
@@ -245,11 +237,24 @@ def _chosen(words: str, known: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _tell(tables: Iterable[Table], report: dict[str, Any], path: Path | None) -> None:
+def _say(words: str) -> None:
+    Console(stderr=True).print(words)
+
+
+def _tell(
+    tables: Iterable[Table],
+    report: dict[str, Any],
+    draw: Callable[[Path], None],
+    json_path: Path | None,
+    plot_path: Path | None,
+) -> None:
+    """On the terminal, and where somebody wants them as JSON and as a picture."""
     for table in tables:
         Console().print(table)
-    if path is not None:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    if json_path is not None:
+        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    if plot_path is not None:
+        draw(plot_path)
 
 
 def _model(word: str | None) -> ModelSettings:
