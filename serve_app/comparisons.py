@@ -18,7 +18,7 @@ from raybatch.actors.reads import BatchRows
 from raybatch.core.model import File
 from raybatch.errors import BadRequest
 from raybatch.storage.comparison import (
-    ANSWER,
+    SHOWN,
     Comparison,
     Figures,
     Row,
@@ -233,7 +233,7 @@ def _jsonl(rows: Generator[Row], sides: tuple[Side, ...], only: Only) -> Generat
 
 
 def _csv(rows: Generator[Row], sides: tuple[Side, ...], only: Only) -> Generator[bytes]:
-    columns = ("batch_id", *ANSWER, "score")
+    columns = ("batch_id", *SHOWN, "score")
     head = [f"{name}_{number}" for number in range(1, len(sides) + 1) for name in columns]
     lines: list[list[Any]] = [["index", "custom_id", "differs", *head]]
     with closing(rows):
@@ -247,7 +247,7 @@ def _csv(rows: Generator[Row], sides: tuple[Side, ...], only: Only) -> Generator
 def _csv_row(row: Row, sides: tuple[Side, ...]) -> list[Any]:
     cells = [row["index"], row["custom_id"], str(row["differs"]).lower()]
     for side, answer in zip(sides, row["sides"], strict=True):
-        cells += [side.batch_id, *((answer or {}).get(name) for name in (*ANSWER, "score"))]
+        cells += [side.batch_id, *((answer or {}).get(name) for name in (*SHOWN, "score"))]
     return cells
 
 

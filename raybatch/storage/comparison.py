@@ -21,28 +21,17 @@ import pyarrow.compute as pc
 
 from raybatch.core.model import PartFile
 from raybatch.storage.merge import merged_batches
-from raybatch.storage.parts import SCHEMA
+from raybatch.storage.parts import ANSWER, SCHEMA
 from raybatch.storage.scores import ScoreRule
 
 COMPARISONS_KEPT: Final = 4
 JUMP_ROWS: Final = 5_000  #: reading so many rows for nothing is cheaper than opening the files again
 LATENCY_SHARES: Final = (50, 90, 99)
-ANSWER: Final = (
-    "status_code",
-    "error_code",
-    "error_message",
-    "model",
-    "text",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
-    "latency_ms",
-)
-_SCHEMA: Final = pa.schema([SCHEMA.field(name) for name in ("index", "custom_id", *ANSWER)])
+SHOWN: Final = (*ANSWER, "latency_ms")  #: of each side
+_SCHEMA: Final = pa.schema([SCHEMA.field(name) for name in ("index", "custom_id", *SHOWN)])
 
-Row = dict[
-    str, Any
-]  #: index, custom_id, differs, and ``sides``: for each its ``ANSWER`` and ``score``, or None
+#: index, custom_id, differs, and ``sides``: for each what is ``SHOWN`` and its ``score``, or None
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +57,8 @@ class Figures:
     text_characters: int = 0
     finish_reasons: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)  #: failed rows, by code
-    latencies_ms: tuple[
-        float, ...
-    ] = ()  #: of ``LATENCY_SHARES`` percent of the completed rows; () without any
+    #: ``LATENCY_SHARES`` percent of the completed rows took no longer; () without any
+    latencies_ms: tuple[float, ...] = ()
     scored: int = 0  #: rows with a score
     score: float | None = None  #: their mean
 
@@ -191,7 +179,7 @@ def _answers(side: Side, batch: pa.RecordBatch, rule: ScoreRule | None) -> dict[
 
 
 def _without_id(answer: Row | None) -> Row | None:
-    return None if answer is None else {name: answer[name] for name in (*ANSWER, "score")}
+    return None if answer is None else {name: answer[name] for name in (*SHOWN, "score")}
 
 
 def _scores(batch: pa.RecordBatch, rule: ScoreRule | None, names: Sequence[str]) -> list[float | None]:

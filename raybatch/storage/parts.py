@@ -48,6 +48,17 @@ SCHEMA = pa.schema(
         pa.field("position", pa.int64(), nullable=False),
     ]
 )
+#: how a row was answered, or why it was not
+ANSWER = (
+    "status_code",
+    "error_code",
+    "error_message",
+    "model",
+    "text",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+)
 _REPETITIVE = ["error_code", "model", "finish_reason", "engine_id"]
 _SMALL = [field.name for field in SCHEMA if not pa.types.is_string(field.type)]
 

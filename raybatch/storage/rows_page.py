@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from raybatch.core.model import PartFile
 from raybatch.storage.merge import Kind, merged_batches
+from raybatch.storage.parts import ANSWER
 from raybatch.storage.request_index import IndexReader, read_lines
 
 Sort = Literal["index", "-index", "latency", "-latency", "tokens", "-tokens", "finished", "-finished"]
@@ -37,14 +38,7 @@ _SEARCHED: Final = ("custom_id", "text", "error_code", "error_message")
 _SHOWN: Final = [
     "index",
     "custom_id",
-    "status_code",
-    "error_code",
-    "error_message",
-    "model",
-    "text",
-    "finish_reason",
-    "prompt_tokens",
-    "completion_tokens",
+    *ANSWER,
     "cached_tokens",
     "attempt",
     "engine_id",
