@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from openai import OpenAI
 
 from raybatch.actors import cluster
@@ -24,6 +25,13 @@ from raybatch.engine.packaged_model import prepare_packaged_model
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 BATCH_MAX_S = 540.0
 ENDPOINT = "/v1/chat/completions"
+#: of a test that uses one
+MARKS = (
+    pytest.mark.vllm,
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from raybatch.cli.demo_questions import questions
 from raybatch.config import PACKAGED_MODEL
-from tests.acceptance.real_cluster import RealCluster, real_cluster
+from tests.acceptance.real_cluster import MARKS, RealCluster, real_cluster
 from tests.hostile_bodies import SEEN_AT_INTAKE, SEEN_BY_THE_ENGINE
 
 CLEAN = 500
@@ -19,19 +19,13 @@ SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "require
 QUESTION = [{"role": "user", "content": "Is water wet?"}]
 TOOL = {"type": "function", "function": {"name": "answer", "parameters": SCHEMA}}
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.long,
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = [*MARKS, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[RealCluster]:
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    with real_cluster(f"vllm.extra={json.dumps(tools)}") as made, made.client:
+    with real_cluster(f"vllm.extra={json.dumps(tools)}") as made:
         yield made
 
 

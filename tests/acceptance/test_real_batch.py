@@ -12,12 +12,12 @@ import pytest
 from raybatch.cli.demo_questions import SCORE_SQL, questions
 from raybatch.cli.sql import ask
 from raybatch.config import PACKAGED_MODEL
-from tests.acceptance.real_cluster import RealCluster, real_cluster
+from tests.acceptance.real_cluster import MARKS, RealCluster, real_cluster
 
 ROWS = 300
 REJECTED = 3  #: bodies vLLM answers with 400
 
-pytestmark = [pytest.mark.vllm, pytest.mark.cluster, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [*MARKS]
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,14 @@ from playwright.sync_api import expect
 
 from raybatch.cli.demo_questions import questions
 from raybatch.config import PACKAGED_MODEL
-from tests.acceptance.real_cluster import BATCH_MAX_S, RealCluster, real_cluster
+from tests.acceptance.real_cluster import BATCH_MAX_S, MARKS, RealCluster, real_cluster
 from tests.console.conftest import OpenPage
 from tests.console.test_browser import submit
 
 ROWS = 40
 REJECTED = 7  #: its body is one that vLLM answers with 400
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.long,
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = [*MARKS, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
