@@ -46,9 +46,8 @@ class Counted:
     lost: int  #: rows without a result
     duplicated: int  #: results beyond one a row
     begun_again: int  #: times that a row began, beyond one a row
-    ended_again: (
-        int | None
-    )  #: times that a row had its effect, beyond one a row; None: it has none but its result
+    #: times that a row had its effect, beyond one a row; None: it has none but its result
+    ended_again: int | None
 
 
 @dataclass(frozen=True)

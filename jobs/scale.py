@@ -47,7 +47,7 @@ class Run:
     virtual_s: float = 0.0
     events: dict[str, int] = field(default_factory=dict)  #: by kind
     spent_s: dict[str, float] = field(default_factory=dict)  #: on deciding and applying them
-    slowest_s: dict[str, float] = field(default_factory=dict)
+    slowest_s: dict[str, float] = field(default_factory=dict)  #: on one of them
     remember_s: float = 0.0  #: journal and ledger
     journal_bytes: int = 0
     ledger_bytes: int = 0

@@ -1,7 +1,7 @@
 """P4: how much of the ideal is left of a batch on several engines when nobody knows how long its rows are.
 
-In virtual time, with the production scheduler's decisions (``jobs.virtual``): on two cores eight real engines
-would measure the cores. Every figure can be computed again to the last digit.
+In virtual time, with the production scheduler's decisions (``jobs.virtual``): several real engines on one
+machine would measure its cores. Every figure can be computed again to the last digit.
 """
 
 from __future__ import annotations

@@ -90,7 +90,6 @@ class StepModel:
     def __init__(self, timeline: Timeline, shape: Shape, refill: Callable[[], Row | None]) -> None:
         self._timeline, self.shape, self._refill = timeline, shape, refill
         self.running = 0
-        self.busy_row_s = 0.0  #: rows running times how long
         self._steps = 0
         self._due: dict[int, list[Row]] = {}
         self._stepping = False
@@ -105,9 +104,7 @@ class StepModel:
             self._due.setdefault(self._steps + max(1, row.tokens), []).append(row)
         self._stepping = self.running > 0
         if self._stepping:
-            took_s = self.shape.step_s(self.running)
-            self.busy_row_s += self.running * took_s
-            self._timeline.after(took_s, self._end_step)
+            self._timeline.after(self.shape.step_s(self.running), self._end_step)
 
     def _end_step(self) -> None:
         self._steps += 1

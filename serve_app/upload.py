@@ -75,7 +75,7 @@ async def received(request: Request, door: Door, fields: tuple[str, ...]) -> Asy
 
 
 async def read_form(request: Request, form: Form, written: Callable[[], None] = lambda: None) -> None:
-    """The whole body into ``form``; ``written`` is called after every write of its sink.
+    """The whole body into ``form``; ``written`` is called after each write of its sink but the last.
 
     Raises BadRequest for what is no such form, and what the sink raises.
     """

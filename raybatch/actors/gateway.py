@@ -42,7 +42,7 @@ class RayGateway:
         self._home = home
         self._batch_of = batch_of
         self._processes = ChoreProcesses()
-        self._ahead: dict[str, asyncio.Task[ReadAhead | None]] = {}  #: by file id, until a batch claims it
+        self._readings: dict[str, asyncio.Task[ReadAhead | None]] = {}  #: by file id, until a batch claims it
         self._background: set[asyncio.Task[None]] = set()
         self._scheduler: SchedulerPort | None = None
 
@@ -56,7 +56,7 @@ class RayGateway:
 
     def send(self, command: cmd.Command) -> None:
         match command:
-            case cmd.ReadAhead(file_id, path):
+            case cmd.StartReadAhead(file_id, path):
                 self._read_ahead(file_id, path)
             case cmd.StartIntake(batch_id):
                 batch = self._batch_of(batch_id)
@@ -71,7 +71,7 @@ class RayGateway:
             case cmd.EndEngine(engine_id, pid, machine):
                 self._spawn(self._end(engine_id, pid, machine))
             case cmd.RemoveBlob(file_id):
-                self._ahead.pop(file_id, None)
+                self._readings.pop(file_id, None)
                 BlobStore(self._home.files).remove(file_id)
             case cmd.RemoveParts(_, paths):
                 self._remove_later(paths)
@@ -81,15 +81,15 @@ class RayGateway:
 
     def _read_ahead(self, file_id: str, path: str) -> None:
         """One upload at a time; another one is read when its batch is asked for."""
-        if all(reading.done() for reading in self._ahead.values()):
-            while len(self._ahead) >= AHEAD_KEPT_MAX:
-                del self._ahead[next(iter(self._ahead))]
+        if all(reading.done() for reading in self._readings.values()):
+            while len(self._readings) >= AHEAD_KEPT_MAX:
+                del self._readings[next(iter(self._readings))]
             reading = self._processes.run_beside(_ahead, str(self._home.root), file_id, path)
-            self._ahead[file_id] = asyncio.get_running_loop().create_task(_or_none(reading))
+            self._readings[file_id] = asyncio.get_running_loop().create_task(_or_none(reading))
 
     async def _take_in(self, batch: Batch) -> None:
         """The upload is whole: whoever reads ahead in it is about to end, and then its process is free."""
-        reading = self._ahead.pop(batch.input_file_id, None)
+        reading = self._readings.pop(batch.input_file_id, None)
         ahead = None if reading is None else await reading
         await self._run(names.intake(batch.batch_id), _intake, (str(self._home.root), batch, ahead))
 

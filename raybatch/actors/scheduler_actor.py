@@ -51,7 +51,7 @@ class SchedulerActor:
         self._loop = OwnLoop("scheduler")
         self._scheduler: Scheduler | None = None
         self._gateway: RayGateway | None = None
-        self._up = asyncio.Event()  #: scheduler and gateway are there; the ledger may still be opened
+        self._up = asyncio.Event()  #: scheduler and gateway are there; the ledger may not be open yet
         self._loop.start(self._run())
 
     async def ask(self, event: Event) -> Any:

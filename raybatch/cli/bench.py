@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -129,10 +130,7 @@ def _figures(connection: Connection, batch_id: str, looks: list[tuple[float, Sam
             Finish(started_at - began_at, finished_at - began_at, *tokens)
             for started_at, finished_at, *tokens in found
         ),
-        tuple(
-            Sample(at - began_at, one.rss_bytes, one.gpu_memory_bytes, one.temperature_c, one.power_w)
-            for at, one in looks
-        ),
+        tuple(replace(one, at_s=at - began_at) for at, one in looks),
     )
 
 
@@ -144,7 +142,7 @@ def _sampled(connection: Connection) -> Iterator[list[tuple[float, Sample]]]:
 
     def look() -> None:
         with suppress(RaybatchError):
-            looks.append((time.time(), sample(connection)))
+            looks.append((time.time(), _sample(connection)))
 
     def keep_looking() -> None:
         while not over.wait(SAMPLE_S):
@@ -161,8 +159,8 @@ def _sampled(connection: Connection) -> Iterator[list[tuple[float, Sample]]]:
         look()
 
 
-def sample(connection: Connection) -> Sample:
-    """Memory of the home's processes, and what its engines say of their cards."""
+def _sample(connection: Connection) -> Sample:
+    """Memory of the home's processes, and what its engines say of their cards. ``at_s`` is left at 0."""
     from raybatch.actors.cluster_facts import processes
 
     rss_bytes: Counter[str] = Counter()

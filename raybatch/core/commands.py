@@ -66,7 +66,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadAhead:
+class StartReadAhead:
     """Begin the intake that a batch of this file will probably want; nothing depends on it."""
 
     file_id: str
@@ -133,7 +133,7 @@ class EndEngine:
 
 Command = (
     Reply
-    | ReadAhead
+    | StartReadAhead
     | StartIntake
     | StartClosing
     | StartCompaction

@@ -49,7 +49,7 @@ def decide(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision
 def _decided(state: State, event: e.Event, now: e.Now, policy: Policy) -> Decision:
     match event:
         case e.UploadArriving(file_id, path):
-            return Decision((), (cmd.ReadAhead(file_id, path),))
+            return Decision((), (cmd.StartReadAhead(file_id, path),))
         case e.FileStored():
             return asked.store_file(state, event, policy)
         case e.FileDeletionAsked():

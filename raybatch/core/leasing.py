@@ -130,7 +130,7 @@ class _Lot:
         ]
         self.held_rows = _missing_rows(held)  #: by who asks
         leased_rows = _leased_rows(state, batch, span) - _missing_rows(freed_mine)
-        self.leased_rows = leased_rows + _missing_rows(suspects)  #: which have a lane of their own
+        self.leased_rows = leased_rows + _missing_rows(suspects)  #: or waiting for a lane of their own
 
     @property
     def leased_tokens(self) -> float:

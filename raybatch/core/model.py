@@ -312,9 +312,8 @@ class Batch:
     output_expires_after_s: int | None = None  #: of its output and error files, from their creation on
     validation: Validation | None = None  #: None: as the server's setting says when it is taken in
     spans: tuple[ModelSpan, ...] = ()  #: in order, without gaps; empty when all rows name ``model``
-    place: int = (
-        0  #: among all batches as they came, from 1, whatever the clock said; 0: an older version did not say
-    )
+    #: among all batches as they came, from 1, whatever the clock said; 0: an older version did not say
+    place: int = 0
 
     @property
     def by_model(self) -> tuple[ModelSpan, ...]:

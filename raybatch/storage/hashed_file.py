@@ -24,7 +24,7 @@ class HashedFile:
 
     @property
     def arriving(self) -> Path:
-        """What is written so far."""
+        """Where it is while it grows."""
         return self._temporary
 
     def __enter__(self) -> Self:

@@ -9,7 +9,6 @@ const LED_BY = 40; // characters before the first difference that are still show
 // `found`: the server's comparison, its sides in the order of `batches`.
 export function summary(batches, found) {
   const took = (batch) => (ACTIVE.has(batch.status) ? "running" : duration(endedAt(batch) - batch.created_at));
-  const [half, most] = [(side) => side.latency_ms.p50, (side) => [side.latency_ms.p90, side.latency_ms.p99]];
   const lines = {
     State: (_, batch) => badge(stateOf(batch)),
     Model: (_, batch) => batch.model || "several models",
@@ -20,7 +19,7 @@ export function summary(batches, found) {
     "Tokens in": (side) => count(side.prompt_tokens),
     "Tokens out": (side) => [count(side.completion_tokens), side.completed ? h("small", {}, `${count(side.completion_tokens_mean)} a row`) : null],
     "Length of an answer": (side) => (side.completed ? `${count(side.text_characters_mean)} characters` : "–"),
-    Latency: (side) => (side.latency_ms ? [latency(half(side)), h("small", {}, `90 % ${latency(most(side)[0])}, 99 % ${latency(most(side)[1])}`)] : "–"),
+    Latency: (side) => (side.latency_ms ? [latency(side.latency_ms.p50), h("small", {}, `90 % ${latency(side.latency_ms.p90)}, 99 % ${latency(side.latency_ms.p99)}`)] : "–"),
     Took: (_, batch) => took(batch),
   };
   const told = Object.entries(lines).filter(([name]) => name !== "Score" || found.sides.some((side) => side.scored));
