@@ -1,6 +1,6 @@
-"""The two arms of the parity benchmark: a batch through all of raybatch, and ``LLM.generate``.
+"""The arms of the benchmarks on a real engine: a batch through all of raybatch, and ``LLM.generate``.
 
-Both have their engine loaded all the time, and engines of the same niceness.
+Each has its engine loaded all the time, and all engines are of the same niceness.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STOP_MAX_S: Final = 30.0
 
 ROWS_SQL: Final = """
 SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS finished_at,
-    status_code, prompt_tokens, completion_tokens
+    status_code, prompt_tokens, completion_tokens, cached_tokens
 FROM results ORDER BY finished_at"""
 
 
@@ -108,7 +108,12 @@ class BatchArm:
         return Measured(
             batch.completed_at - asked_at,
             tuple(
-                Finish(row["finished_at"] - asked_at, row["prompt_tokens"], row["completion_tokens"])
+                Finish(
+                    row["finished_at"] - asked_at,
+                    row["prompt_tokens"],
+                    row["completion_tokens"],
+                    row["cached_tokens"],
+                )
                 for row in rows
             ),
             _phases({name: instant - asked_at for name, instant in instants.items()}),

@@ -23,11 +23,13 @@ from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
 from jobs import parity as p
 from jobs import pollers as asked
+from jobs import prefixes as begun
 from jobs import sharing as shared
 from jobs import tail as ends
 from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
 from jobs.echo_cluster import echo_cluster
+from jobs.prefix_prompts import Sizes as PrefixSizes
 from jobs.prompts import OUTPUT_SPREAD, OUTPUT_TOKENS, OUTPUT_TOKENS_MEDIAN
 from jobs.queues_arms import Load
 from jobs.virtual import Shape
@@ -38,6 +40,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 Rounds = Annotated[int, typer.Option(min=1, help="Every second one in reverse order.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")]
 PlotPath = Annotated[Path | None, typer.Option("--plot", help="Draw them there, as PNG.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(metavar="ID[=SOURCE]", help="The packaged one unless given. SOURCE: hub id or folder."),
+]
+CachePath = Annotated[
+    Path | None, typer.Option(help="Where the packaged model is kept between runs of this command.")
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be given again."),
@@ -53,25 +62,52 @@ def main() -> None:
 def parity(
     rows: Annotated[int, typer.Option(min=1, help="Of each run.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Of four runs each, in the order A-B-B-A.")] = 3,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="ID[=SOURCE]", help="The packaged one unless given. SOURCE: hub id or folder."),
-    ] = None,
+    model: ModelName = None,
     assignments: Assignments = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Where the packaged model is kept between runs of this command.")
-    ] = None,
+    cache: CachePath = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
     """Output tokens a second of a batch, from POST /v1/batches to its output file, ÷ vllm.LLM.generate."""
     cores = p.cores_to_divide()
-    settings = p.parity_settings(_model(model), cache or _cache(), cores, tuple(assignments or ()))
+    settings = p.engine_settings(_model(model), cache or _cache(), cores, 2, tuple(assignments or ()))
     with p.both_arms(settings, _say) as arms:
         runs = p.measure(arms, cores, rows, rounds, _say)
     report = p.report(runs, settings, cores)
     draw = partial(plots.parity, runs, BATCH, LLM, report["ratio"])
     _tell(tables.parity(runs, report["ratio"]), report, draw, json_path, plot_path)
+
+
+@app.command()
+def prefixes(
+    prefixes: Annotated[int, typer.Option(min=2, help="Beginnings that rows share.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, help="Of each prefix.")] = 5,
+    prefix_words: Annotated[
+        int, typer.Option(min=1, help="Of each; a little more than so many tokens.")
+    ] = 400,
+    kv_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens whose keys and values an engine has memory for.")
+    ] = 3_072,
+    at_once: Annotated[int, typer.Option(min=1, help="vllm.max_num_seqs")] = 16,
+    rounds: Rounds = 2,
+    model: ModelName = None,
+    assignments: Assignments = None,
+    cache: CachePath = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Rows that begin alike in groups, in a shuffled file, ÷ LLM.generate on it sorted; and in file order."""
+    cores = p.cores_to_divide()
+    memory = begun.Memory(kv_tokens, at_once)
+    settings, keeping = begun.both_settings(
+        _model(model), cache or _cache(), cores, memory, tuple(assignments or ())
+    )
+    sizes = PrefixSizes(prefixes, rows, prefix_words)
+    with begun.all_arms(settings, keeping, _say) as arms:
+        runs = begun.measure(arms, cores, sizes, rounds, _say)
+    report = begun.report(runs, settings, cores, sizes)
+    draw = partial(plots.prefixes, runs)
+    _tell([tables.prefixes(runs, report["ratio"])], report, draw, json_path, plot_path)
 
 
 @app.command()

@@ -37,6 +37,7 @@ class Output(Protocol):
 
     finished: bool
     prompt_token_ids: list[int]
+    num_cached_tokens: int
     outputs: list[Any]
 
 
@@ -68,8 +69,12 @@ def load(home: Home) -> Any:
 
 
 def generate(llm: Any, prompts: list[Prompt]) -> Answer:
+    """Raises RuntimeError when the prefix cache cannot be emptied, in which an earlier run may have left
+    beginnings of these prompts."""
     from vllm import SamplingParams
 
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("vLLM could not empty its prefix cache")
     params = [SamplingParams(**sampling(prompt)) for prompt in prompts]
     texts = [prompt.text for prompt in prompts]
     finishes: list[Finish] = []
@@ -81,7 +86,12 @@ def generate(llm: Any, prompts: list[Prompt]) -> Answer:
         outputs: list[Output] = step()
         at_s = time.monotonic() - started_mono
         finishes.extend(
-            Finish(at_s, len(output.prompt_token_ids), len(output.outputs[0].token_ids))
+            Finish(
+                at_s,
+                len(output.prompt_token_ids),
+                len(output.outputs[0].token_ids),
+                output.num_cached_tokens,
+            )
             for output in outputs
             if output.finished
         )

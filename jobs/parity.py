@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 from jobs.arms import BATCH, LLM, Arm, BatchArm, LlmArm, llm_arm
 from jobs.cores import ENGINE_CORE, WORKER, Cores, CpuMeter, divided
 from jobs.own_cluster import OwnCluster
-from jobs.prompts import prompts
+from jobs.prompts import Prompt, prompts
 from jobs.runs import Run, ratio
 from raybatch.actors.ports import free_ports
 from raybatch.config import PACKAGED_MODEL, Home, ModelSettings, Settings, make_settings
@@ -27,20 +27,19 @@ ENGINE_READY_MAX_S: Final = 900.0
 REST_S: Final = 3.0  #: an engine that has nothing to do spins for a second before it sleeps
 WARM_UP_ROWS_MAX: Final = 32
 WARM_UP_SEED: Final = -1
-#: of the card, for each of the two engines that share it
-GPU_SHARE: Final = "vllm.gpu_memory_utilization=0.42"
+GPU_SHARE: Final = 0.84  #: of the card's memory, for all engines that share it together
 
 Say = Callable[[str], None]
 
 
-def parity_settings(
-    model: ModelSettings, cache: Path, cores: Cores | None, assignments: tuple[str, ...]
+def engine_settings(
+    model: ModelSettings, cache: Path, cores: Cores | None, engines: int, assignments: tuple[str, ...]
 ) -> Settings:
-    """Of both engines. The packaged model is converted into ``cache``, once."""
+    """Of each of so many engines on this machine. The packaged model is converted into ``cache``, once."""
     if model.source == PACKAGED_MODEL.source:
         model = replace(model, source=str(prepare_packaged_model(cache / "models")))
     gpu = has_gpu()
-    share = (GPU_SHARE,) if gpu else ()
+    share = (f"vllm.gpu_memory_utilization={GPU_SHARE / engines:.2f}",) if gpu else ()
     bind = () if cores is None else (f"vllm.cpu_threads_bind={cores.bind}",)
     port = f"api.port={free_ports(1)[0]}"
     return make_settings(
@@ -63,13 +62,20 @@ def has_gpu() -> bool:
 @contextmanager
 def both_arms(settings: Settings, say: Say) -> Iterator[tuple[BatchArm, LlmArm]]:
     """Loaded, pinned and warm."""
-    cluster = OwnCluster(Home(Path(tempfile.mkdtemp(prefix="raybatch-"))), settings, ENGINE_READY_MAX_S)
-    try:
-        say("starting raybatch and loading the model")
-        cluster.up()
+    say("starting raybatch and loading the model")
+    with loaded(settings) as cluster:
         say("loading the model into an LLM")
         with llm_arm(cluster) as peer:
             yield BatchArm(cluster), peer
+
+
+@contextmanager
+def loaded(settings: Settings) -> Iterator[OwnCluster]:
+    """A raybatch whose engine is ready, until the block ends."""
+    cluster = OwnCluster(Home(Path(tempfile.mkdtemp(prefix="raybatch-"))), settings, ENGINE_READY_MAX_S)
+    try:
+        cluster.up()
+        yield cluster
     finally:
         cluster.close()
 
@@ -85,21 +91,25 @@ def measure(arms: tuple[Arm, Arm], cores: Cores | None, rows: int, rounds: int, 
         for position, arm in enumerate((first, second, second, first)):
             seed = 2 * number + position // 2
             other = second if arm is first else first
-            runs.append(measure_run(arm, other, cores, rows, number, seed))
+            runs.append(measure_run(arm, (other,), cores, prompts(rows, seed), number, seed))
             say(f"round {number + 1}, {arm.name}: {runs[-1].wall_tokens_per_s:.1f} tokens/s")
     check_same_work(runs)
     return runs
 
 
-def measure_run(arm: Arm, other: Arm, cores: Cores | None, rows: int, number: int, seed: int) -> Run:
+def measure_run(
+    arm: Arm, idle: Iterable[Arm], cores: Cores | None, wanted: list[Prompt], number: int, seed: int
+) -> Run:
+    """One run of an arm, pinned, while the others, which have engines of their own, are idle."""
     time.sleep(REST_S)
-    mine, others = arm.processes(), other.processes()
+    mine = arm.processes()
+    others = {pid: kind for other in idle for pid, kind in other.processes().items()}
     if cores is not None:
         cores.pin({**mine, **others})
     meter, idle_meter = CpuMeter(mine), CpuMeter(others)
     with nullcontext() if cores is None else cores.aside():
-        measured = arm.run(prompts(rows, seed))
-    idle = idle_meter.used_s(others)
+        measured = arm.run(wanted)
+    idle_s = idle_meter.used_s(others)
     return Run(
         arm.name,
         number,
@@ -108,7 +118,7 @@ def measure_run(arm: Arm, other: Arm, cores: Cores | None, rows: int, number: in
         measured.finishes,
         measured.phases_s,
         meter.used_s(arm.processes()),
-        idle.get(WORKER, 0.0) + idle.get(ENGINE_CORE, 0.0),
+        idle_s.get(WORKER, 0.0) + idle_s.get(ENGINE_CORE, 0.0),
     )
 
 
@@ -142,23 +152,5 @@ def report(runs: list[Run], settings: Settings, cores: Cores | None) -> dict[str
         "model": settings.models[0],
         "vllm": settings.vllm,
         "cores": cores,
-        "runs": [
-            {
-                "arm": run.arm,
-                "round": run.round,
-                "seed": run.seed,
-                "rows": len(run.finishes),
-                "prompt_tokens": run.prompt_tokens,
-                "completion_tokens": run.completion_tokens,
-                "wall_s": run.wall_s,
-                "steady_s": run.steady_s,
-                "wall_tokens_per_s": run.wall_tokens_per_s,
-                "steady_tokens_per_s": run.steady_tokens_per_s,
-                "phases_s": run.phases_s,
-                "cpu_s": run.cpu_s,
-                "idle_cpu_s": run.idle_cpu_s,
-                "finishes": [(finish.at_s, finish.completion_tokens) for finish in run.finishes],
-            }
-            for run in runs
-        ],
+        "runs": [run.figures() for run in runs],
     }

@@ -62,6 +62,35 @@ def parity(runs: list[Run], arm: str, peer: str, ratios: dict[str, Ratio], path:
     figure.savefig(path, dpi=120)
 
 
+def prefixes(runs: list[Run], path: Path) -> None:
+    """Left: every run's tokens over time; right: its rate, and what its prompts found in the cache."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run.arm for run in runs))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    over_time, rates = figure.subplots(1, 2, width_ratios=(3, 2))
+    for place, name in enumerate(names):
+        mine = [run for run in runs if run.arm == name]
+        colour, style = COLOURS[place // 2], "-:"[place % 2]
+        for number, run in enumerate(mine):
+            tokens = [0, *accumulate(finish.completion_tokens for finish in run.finishes)]
+            seconds = [0.0, *(finish.at_s for finish in run.finishes)]
+            label = name if number == 0 else None
+            over_time.step(
+                seconds, tokens, style, where="post", color=colour, linewidth=1.2, alpha=0.8, label=label
+            )
+        rates.scatter([place] * len(mine), [run.wall_tokens_per_s for run in mine], color=colour, alpha=0.8)
+    over_time.set(xlabel="seconds since the start of a run", ylabel="output tokens of finished rows")
+    over_time.legend(loc="lower right", frameon=False, fontsize=8)
+    shares = [statistics.median(run.cached_share for run in runs if run.arm == name) for name in names]
+    words = [
+        f"{name}\n{share:.0%} cached".replace(", ", ",\n") for name, share in zip(names, shares, strict=True)
+    ]
+    rates.set_xticks(range(len(names)), words, fontsize=8)
+    rates.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None), ylabel="output tokens a second; a dot a run")
+    figure.savefig(path, dpi=120)
+
+
 def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
     """The small batch's time alone, beside the large one and behind it; the large one's alone and both's."""
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 STEADY: Final = (0.1, 0.9)  #: of the output tokens
 
@@ -17,6 +17,7 @@ class Finish:
     at_s: float  #: since the start of the run
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0  #: of the prompt's, found in the engine's prefix cache
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Run:
     finishes: tuple[Finish, ...]  #: in the order of time
     phases_s: dict[str, float]  #: the parts that ``wall_s`` is made of
     cpu_s: dict[str, float]  #: used by the processes of the arm, by kind
-    idle_cpu_s: float  #: used meanwhile by the engine of the other arm
+    idle_cpu_s: float  #: used meanwhile by the engines of other arms
 
     @property
     def prompt_tokens(self) -> int:
@@ -37,6 +38,11 @@ class Run:
     @property
     def completion_tokens(self) -> int:
         return sum(finish.completion_tokens for finish in self.finishes)
+
+    @property
+    def cached_share(self) -> float:
+        """Of the prompts' tokens: those that the prefix cache held."""
+        return sum(finish.cached_tokens for finish in self.finishes) / self.prompt_tokens
 
     @property
     def wall_tokens_per_s(self) -> float:
@@ -52,6 +58,26 @@ class Run:
     def steady_tokens_per_s(self) -> float:
         (before, begin_s), (after, end_s) = self._window()
         return (after - before) / (end_s - begin_s) if end_s > begin_s else 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """As they are written to JSON."""
+        return {
+            "arm": self.arm,
+            "round": self.round,
+            "seed": self.seed,
+            "rows": len(self.finishes),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_share": self.cached_share,
+            "wall_s": self.wall_s,
+            "steady_s": self.steady_s,
+            "wall_tokens_per_s": self.wall_tokens_per_s,
+            "steady_tokens_per_s": self.steady_tokens_per_s,
+            "phases_s": self.phases_s,
+            "cpu_s": self.cpu_s,
+            "idle_cpu_s": self.idle_cpu_s,
+            "finishes": [(finish.at_s, finish.completion_tokens) for finish in self.finishes],
+        }
 
     def _window(self) -> tuple[tuple[int, float], tuple[int, float]]:
         first, last = (self._reached(share * self.completion_tokens) for share in STEADY)

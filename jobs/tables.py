@@ -32,6 +32,20 @@ def parity(runs: list[Run], ratios: Mapping[str, Ratio]) -> Iterator[Table]:
         yield _where(arm, [run for run in runs if run.arm == arm])
 
 
+def prefixes(runs: list[Run], ratios: Mapping[str, Ratio]) -> Table:
+    table = Table("", "seconds", "output tokens/s", "steady", "prompt tokens cached", title="prefixes")
+    for arm in dict.fromkeys(run.arm for run in runs):
+        mine = [run for run in runs if run.arm == arm]
+        rates = (
+            _told(Ratio.of([getattr(run, f"{kind}_tokens_per_s") for run in mine]), 1)
+            for kind in ("wall", "steady")
+        )
+        cached = f"{_median(run.cached_share for run in mine):.0%}"
+        table.add_row(arm, f"{_median(run.wall_s for run in mine):.1f}", *rates, cached)
+    table.caption = "\n".join(f"{name}: {_told(ratio)}" for name, ratio in ratios.items())
+    return table
+
+
 def sharing(rounds: list[Round], ratios: Mapping[str, Ratio]) -> Table:
     names = ("small alone", "small beside", "first come first served", "large alone", "both")
     table = Table("seconds", *names, title="fair sharing")

@@ -40,6 +40,26 @@ def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:
     assert "where the time goes" in shown
 
 
+@pytest.mark.vllm
+@pytest.mark.cluster
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+def test_prefixes_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
+    sizes = ["--prefixes=3", "--rows=3", "--prefix-words=70", "--kv-tokens=1024", "--at-once=4"]
+    report, shown = _run(["prefixes", *sizes, "--rounds=1", f"--cache={CACHE}"], tmp_path)
+
+    runs = {run["arm"]: run for run in report["runs"]}
+    names = ["raybatch", "raybatch, file order", "LLM.generate, file order", "LLM.generate, sorted"]
+    assert list(runs) == names
+    for kind in ("seed", "rows", "prompt_tokens", "completion_tokens"):
+        assert len({run[kind] for run in runs.values()}) == 1
+    assert runs["LLM.generate, sorted"]["rows"] == 9
+    assert runs["LLM.generate, sorted"]["cached_share"] > 0
+    assert len(report["ratio"]) == 8
+    assert "prompt tokens cached" in shown
+
+
 @pytest.mark.long
 @pytest.mark.cluster
 def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) -> None:

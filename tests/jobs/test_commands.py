@@ -15,7 +15,7 @@ from raybatch.cli.main import app as raybatch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 SHOWN = re.findall(r"^\$ (.*)$", PAGE.read_text(), flags=re.M)
-MEASURING = {"barriers", "control", "pollers", "sharing", "tail"}
+MEASURING = {"barriers", "control", "pollers", "prefixes", "sharing", "tail"}
 
 
 @pytest.mark.parametrize("command", SHOWN)
