@@ -84,11 +84,11 @@ def prefixes(
     rows: Annotated[int, typer.Option(min=1, help="Of each prefix.")] = 5,
     prefix_words: Annotated[
         int, typer.Option(min=1, help="Of each; a little more than so many tokens.")
-    ] = 400,
+    ] = 450,
     kv_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens whose keys and values an engine has memory for.")
-    ] = 3_072,
-    at_once: Annotated[int, typer.Option(min=1, help="vllm.max_num_seqs")] = 16,
+    ] = 2_560,
+    at_once: Annotated[int, typer.Option(min=1, help="vllm.max_num_seqs")] = 8,
     rounds: Rounds = 2,
     model: ModelName = None,
     assignments: Assignments = None,
