@@ -1,4 +1,4 @@
-"""The arms of the benchmarks on a real engine: a batch through all of raybatch, and ``LLM.generate``.
+"""The arms of the benchmarks on a real engine: a batch through all of raybatch, and vLLM's own two ways.
 
 Each has its engine loaded all the time, and all engines are of the same niceness.
 """
@@ -19,10 +19,10 @@ from typing import Any, Final, Protocol
 import msgspec
 import psutil
 
-from jobs import llm_child
+from jobs import llm_child, run_batch_child
 from jobs.cores import Processes, family, kind_of
 from jobs.own_cluster import OwnCluster, until
-from jobs.prompts import ENDPOINT, Prompt, upload
+from jobs.prompts import CHAT, ENDPOINT, Prompt, upload
 from jobs.runs import Finish
 from jobs.trial import ENDED
 from raybatch.actors.cluster_facts import processes
@@ -30,6 +30,7 @@ from raybatch.errors import OperatorError
 
 BATCH: Final = "batch"
 LLM: Final = "LLM.generate"
+RUN_BATCH: Final = "vllm run-batch"
 LOOK_S: Final = 1.0  #: between two looks at a batch: looking often would take part in the race
 RUN_MAX_S: Final = 1800.0
 STOP_MAX_S: Final = 30.0
@@ -64,8 +65,9 @@ class BatchArm:
 
     name = BATCH
 
-    def __init__(self, cluster: OwnCluster) -> None:
+    def __init__(self, cluster: OwnCluster, endpoint: str = ENDPOINT) -> None:
         self._cluster = cluster
+        self._endpoint = endpoint
 
     def processes(self) -> Processes:
         found = processes(self._cluster.home)
@@ -73,9 +75,10 @@ class BatchArm:
 
     def run(self, wanted: list[Prompt]) -> Measured:
         cluster = self._cluster
-        content = {"file": ("prompts.jsonl", upload(cluster.settings.models[0].id, wanted))}
+        body = upload(cluster.settings.models[0].id, wanted, self._endpoint)
+        content = {"file": ("prompts.jsonl", body)}
         file_id = cluster.post("/v1/files", files=content, data={"purpose": "batch"})["id"]
-        asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+        asked = {"input_file_id": file_id, "endpoint": self._endpoint, "completion_window": "24h"}
         asked_at = time.time()
         batch_id = cluster.post("/v1/batches", json=asked)["id"]
         self._wait_ended(batch_id)
@@ -120,10 +123,10 @@ class BatchArm:
         )
 
 
-class LlmArm:
-    """``generate`` over all prompts at once, in a process that keeps its ``LLM`` between runs."""
+class ChildArm:
+    """In a process that keeps its engine between runs."""
 
-    name = LLM
+    name: str
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self._child = child
@@ -135,9 +138,9 @@ class LlmArm:
                 found[process.pid] = kind_of(" ".join(process.cmdline())) or "caller"
         return found
 
-    def run(self, wanted: list[Prompt]) -> Measured:
+    def _measured(self, ask: msgspec.Struct) -> Measured:
         assert self._child.stdin is not None
-        self._child.stdin.write(msgspec.json.encode(llm_child.Ask(wanted)) + b"\n")
+        self._child.stdin.write(msgspec.json.encode(ask) + b"\n")
         self._child.stdin.flush()
         answer = msgspec.json.decode(_line(self._child), type=llm_child.Answer)
         instants = {
@@ -148,27 +151,67 @@ class LlmArm:
         return Measured(answer.wall_s, answer.finishes, _phases(instants))
 
 
+class LlmArm(ChildArm):
+    """``generate`` over all prompts at once."""
+
+    name = LLM
+
+    def run(self, wanted: list[Prompt]) -> Measured:
+        return self._measured(llm_child.Ask(wanted))
+
+
+class RunBatchArm(ChildArm):
+    """``vllm run-batch`` over a file of chat requests, from reading it to the whole output file."""
+
+    name = RUN_BATCH
+
+    def __init__(self, child: subprocess.Popen[bytes], folder: Path, model: str) -> None:
+        super().__init__(child)
+        self._folder, self._model = folder, model
+
+    def run(self, wanted: list[Prompt]) -> Measured:
+        asked, answered = self._folder / "run_batch.jsonl", self._folder / "run_batch_output.jsonl"
+        asked.write_bytes(upload(self._model, wanted, CHAT))
+        measured = self._measured(run_batch_child.Ask(str(asked), str(answered)))
+        lines = answered.read_bytes().count(b"\n")
+        if lines != len(wanted):
+            raise AssertionError(f"{RUN_BATCH} wrote {lines} lines for {len(wanted)} rows")
+        return measured
+
+
 @contextmanager
 def llm_arm(cluster: OwnCluster) -> Iterator[LlmArm]:
     """Loaded with what the home of the cluster, which is up, says of models and engines.
 
     Raises OperatorError with the last words of a child that did not load.
     """
-    log_path = cluster.home.logs / "llm_child.log"
-    niceness = psutil.Process(
-        cluster.pids("engine")[0]
-    ).nice()  # Ray's workers are nicer than who starts them
+    with _loaded("jobs.llm_child", cluster) as child:
+        yield LlmArm(child)
+
+
+@contextmanager
+def run_batch_arm(cluster: OwnCluster) -> Iterator[RunBatchArm]:
+    """As ``llm_arm``."""
+    with _loaded("jobs.run_batch_child", cluster) as child:
+        yield RunBatchArm(child, cluster.home.root, cluster.settings.models[0].id)
+
+
+@contextmanager
+def _loaded(module: str, cluster: OwnCluster) -> Iterator[subprocess.Popen[bytes]]:
+    log_path = cluster.home.logs / f"{module.rpartition('.')[2]}.log"
+    engine = psutil.Process(cluster.pids("engine")[0])
+    niceness = engine.nice()  # Ray's workers are nicer than who starts them
     with log_path.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "jobs.llm_child", str(cluster.home.root), str(niceness)],
+            [sys.executable, "-m", module, str(cluster.home.root), str(niceness)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
         )
     try:
         if _line(child) != llm_child.READY:
-            raise OperatorError(f"vLLM's LLM did not load: {_last_words(log_path)}")
-        yield LlmArm(child)
+            raise OperatorError(f"{module} did not load its engine: {_last_words(log_path)}")
+        yield child
     finally:
         _end(child)
 

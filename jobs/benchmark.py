@@ -62,19 +62,22 @@ def main() -> None:
 def parity(
     rows: Annotated[int, typer.Option(min=1, help="Of each run.")] = 256,
     rounds: Annotated[int, typer.Option(min=1, help="Of four runs each, in the order A-B-B-A.")] = 3,
+    peer: Annotated[str, typer.Option(help=f"One of: {', '.join(p.PEERS)}.")] = LLM,
     model: ModelName = None,
     assignments: Assignments = None,
     cache: CachePath = None,
     json_path: JsonPath = None,
     plot_path: PlotPath = None,
 ) -> None:
-    """Output tokens a second of a batch, from POST /v1/batches to its output file, ÷ vllm.LLM.generate."""
+    """Output tokens a second of a batch, from POST /v1/batches to its output file, ÷ those of vLLM alone."""
+    if peer not in p.PEERS:
+        raise typer.BadParameter(f"no such peer: '{peer}'. Choose from {', '.join(p.PEERS)}")
     cores = p.cores_to_divide()
     settings = p.engine_settings(_model(model), cache or _cache(), cores, 2, tuple(assignments or ()))
-    with p.both_arms(settings, _say) as arms:
+    with p.both_arms(settings, peer, _say) as arms:
         runs = p.measure(arms, cores, rows, rounds, _say)
-    report = p.report(runs, settings, cores)
-    draw = partial(plots.parity, runs, BATCH, LLM, report["ratio"])
+    report = p.report(runs, peer, settings, cores)
+    draw = partial(plots.parity, runs, BATCH, peer, report["ratio"])
     _tell(tables.parity(runs, report["ratio"]), report, draw, json_path, plot_path)
 
 

@@ -1,4 +1,4 @@
-"""Engine parity: how much of ``LLM.generate``'s speed is left of a batch that goes through everything else.
+"""Engine parity: how much of vLLM's own speed is left of a batch that goes through everything else.
 
 Both arms run the same prompts on the same model with the same engine arguments, in the order A-B-B-A.
 """
@@ -9,15 +9,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.arms import BATCH, LLM, Arm, BatchArm, LlmArm, llm_arm
+from jobs.arms import BATCH, LLM, RUN_BATCH, Arm, BatchArm, llm_arm, run_batch_arm
 from jobs.cores import ENGINE_CORE, WORKER, Cores, CpuMeter, divided
 from jobs.own_cluster import OwnCluster
-from jobs.prompts import Prompt, prompts
+from jobs.prompts import CHAT, ENDPOINT, Prompt, prompts
 from jobs.runs import Run, ratio
 from raybatch.actors.ports import free_ports
 from raybatch.config import PACKAGED_MODEL, Home, ModelSettings, Settings, make_settings
@@ -28,6 +28,12 @@ REST_S: Final = 3.0  #: an engine that has nothing to do spins for a second befo
 WARM_UP_ROWS_MAX: Final = 32
 WARM_UP_SEED: Final = -1
 GPU_SHARE: Final = 0.84  #: of the card's memory, for all engines that share it together
+
+#: by name: the endpoint that both arms ask, and how the peer is loaded. ``run-batch`` knows no completions.
+PEERS: Final[dict[str, tuple[str, Callable[[OwnCluster], AbstractContextManager[Arm]]]]] = {
+    LLM: (ENDPOINT, llm_arm),
+    RUN_BATCH: (CHAT, run_batch_arm),
+}
 
 Say = Callable[[str], None]
 
@@ -60,13 +66,14 @@ def has_gpu() -> bool:
 
 
 @contextmanager
-def both_arms(settings: Settings, say: Say) -> Iterator[tuple[BatchArm, LlmArm]]:
-    """Loaded, pinned and warm."""
+def both_arms(settings: Settings, peer: str, say: Say) -> Iterator[tuple[Arm, Arm]]:
+    """Loaded. ``peer``: one of ``PEERS``; both arms ask the same endpoint."""
+    endpoint, peer_arm = PEERS[peer]
     say("starting raybatch and loading the model")
     with loaded(settings) as cluster:
-        say("loading the model into an LLM")
-        with llm_arm(cluster) as peer:
-            yield BatchArm(cluster), peer
+        say(f"loading the model for {peer}")
+        with peer_arm(cluster) as arm:
+            yield BatchArm(cluster, endpoint), arm
 
 
 @contextmanager
@@ -134,20 +141,20 @@ def check_same_work(runs: list[Run]) -> None:
             )
 
 
-def report(runs: list[Run], settings: Settings, cores: Cores | None) -> dict[str, Any]:
+def report(runs: list[Run], peer: str, settings: Settings, cores: Cores | None) -> dict[str, Any]:
     """As it is written to JSON."""
     return {
-        "metric": "P1 engine parity: output tokens/s of a batch ÷ LLM.generate",
+        "metric": f"P1 engine parity: output tokens/s of a batch ÷ {peer}",
         "ratio": {
-            "wall": ratio(runs, BATCH, LLM, "wall_tokens_per_s"),
-            "steady": ratio(runs, BATCH, LLM, "steady_tokens_per_s"),
+            "wall": ratio(runs, BATCH, peer, "wall_tokens_per_s"),
+            "steady": ratio(runs, BATCH, peer, "steady_tokens_per_s"),
         },
         "arms": {
             arm: {
                 "wall_tokens_per_s": [run.wall_tokens_per_s for run in runs if run.arm == arm],
                 "steady_tokens_per_s": [run.steady_tokens_per_s for run in runs if run.arm == arm],
             }
-            for arm in (BATCH, LLM)
+            for arm in (BATCH, peer)
         },
         "model": settings.models[0],
         "vllm": settings.vllm,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ENDPOINT: Final = "/v1/completions"
+CHAT: Final = "/v1/chat/completions"
 WORDS: Final = (
     *("river", "stone", "market", "window", "garden", "engine", "letter", "winter", "signal", "bridge"),
     *(
@@ -59,18 +60,24 @@ def sampling(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def upload(model: str, wanted: Sequence[Prompt]) -> bytes:
-    """The JSONL of a batch."""
+def upload(model: str, wanted: Sequence[Prompt], endpoint: str = ENDPOINT) -> bytes:
+    """The JSONL of a batch; each prompt is all that a user says where ``endpoint`` is ``CHAT``."""
     lines = (
         {
             "custom_id": f"p{number}",
             "method": "POST",
-            "url": ENDPOINT,
-            "body": {"model": model, "prompt": prompt.text, **sampling(prompt)},
+            "url": endpoint,
+            "body": {"model": model, **_asked(prompt, endpoint), **sampling(prompt)},
         }
         for number, prompt in enumerate(wanted)
     )
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def _asked(prompt: Prompt, endpoint: str) -> dict[str, Any]:
+    if endpoint == CHAT:
+        return {"messages": [{"role": "user", "content": prompt.text}]}
+    return {"prompt": prompt.text}
 
 
 def _prompt(number: int, chance: random.Random) -> Prompt:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs import large
+from jobs import large, parity
 from jobs.benchmark import app
 from jobs.memory import ROLES
 
@@ -23,12 +23,13 @@ ROWS = 6
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("default")
-def test_parity_runs_both_arms_over_the_same_tokens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("peer", parity.PEERS)
+def test_parity_runs_both_arms_over_the_same_tokens(peer: str, tmp_path: Path) -> None:
     asked = ["parity", f"--rows={ROWS}", "--rounds=1", f"--cache={CACHE}", "--set=vllm.max_num_seqs=8"]
-    report, shown = _run(asked, tmp_path)
+    report, shown = _run([*asked, f"--peer={peer}"], tmp_path)
 
     runs = report["runs"]
-    assert [run["arm"] for run in runs] == ["batch", "LLM.generate", "LLM.generate", "batch"]
+    assert [run["arm"] for run in runs] == ["batch", peer, peer, "batch"]
     assert [run["seed"] for run in runs] == [0, 0, 1, 1]
     assert {run["rows"] for run in runs} == {ROWS}
     for batch, peer in ((runs[0], runs[1]), (runs[3], runs[2])):
