@@ -84,6 +84,7 @@ class VllmSettings:
     tensor_parallel_size: int = 1
     dtype: str = "auto"
     cpu_threads_bind: str = ""  #: VLLM_CPU_OMP_THREADS_BIND; empty: vLLM's choice
+    window_ratio: float = 1.125  #: rows in flight ÷ max_num_seqs, where engine.window_rows is 0
     load_format: str = "auto"
     extra: dict[str, Any] = field(
         default_factory=dict
@@ -134,6 +135,8 @@ class Settings:
     quiet: QuietHours = field(default_factory=QuietHours)
     ray: RaySettings = RaySettings()
     profile: str = "desktop"
+    vllm_by_hand: tuple[str, ...] = ()  #: settings of the section ``vllm`` that a file or an option named
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)  #: by model, what `raybatch tune` chose
 
     def canonical(self) -> dict[str, str]:
         """Every name a request may use for a model, to the model's id."""
@@ -146,10 +149,15 @@ class Settings:
         return frozenset(host for extra in extras for host in extra.get("allowed_media_domains", ()))
 
     def vllm_of(self, model: ModelSettings) -> VllmSettings:
-        """The section ``vllm`` as it holds for ``model``; both their extra arguments apply."""
-        own = msgspec.convert(model.vllm, VllmSettings)
+        """The section ``vllm`` as it holds for ``model``; both their extra arguments apply.
+
+        What was tuned gives way to what was said by hand, of the model or of all.
+        """
+        tuned = self.tuned.get(model.id, {})
+        given = {key: tuned[key] for key in tuned if key not in self.vllm_by_hand} | model.vllm
+        own = msgspec.convert(given, VllmSettings)
         extra = {**self.vllm.extra, **own.extra}
-        return replace(self.vllm, **{key: getattr(own, key) for key in model.vllm} | {"extra": extra})
+        return replace(self.vllm, **{key: getattr(own, key) for key in given} | {"extra": extra})
 
 
 PACKAGED_MODEL: Final = ModelSettings("HuggingFaceTB/SmolLM2-135M-Instruct", "packaged", ("smollm2",))
@@ -168,6 +176,12 @@ PROFILES: Final[dict[str, tuple[str, ...]]] = {
         "vllm.max_model_len=2048",
         "vllm.enforce_eager=true",
         "vllm.kv_cache_memory_bytes=1073741824",
+    ),
+    "datacenter": (  # cards of 80 GB and more that nobody looks at: docs/performance.md has the reasons
+        "engine.gpus=1",
+        "vllm.gpu_memory_utilization=0.92",
+        "vllm.max_num_seqs=1024",
+        "vllm.max_num_batched_tokens=16384",
     ),
     "test": (
         "vllm.max_num_seqs=32",
@@ -188,7 +202,8 @@ OPENAI_LIMITS: Final = (
     "scheduler.expire_unfinished=true",
     "intake.strict=true",
 )
-SECTIONS: Final = tuple(f.name for f in fields(Settings) if f.name not in ("models", "profile"))
+NO_SECTIONS: Final = ("models", "profile", "vllm_by_hand", "tuned")
+SECTIONS: Final = tuple(f.name for f in fields(Settings) if f.name not in NO_SECTIONS)
 ENGINE_KINDS: Final = ("vllm", "echo")
 
 _DURATION: Final = re.compile(r"([1-9]\d{0,4})([mhd])")
@@ -222,9 +237,17 @@ def _settings(
         settings = _assigned(settings, assignment)
     for name, values in (sections or {}).items():
         settings = replace(settings, **{name: changed(getattr(settings, name), name, values)})
+    named = (sections or {}).get("vllm", {})
+    return assigned(replace(settings, vllm_by_hand=tuple(sorted(named))), assignments)
+
+
+def assigned(settings: Settings, assignments: tuple[str, ...]) -> Settings:
+    """``settings`` with what each ``section.key=value`` says. Raises OperatorError."""
     for assignment in assignments:
         settings = _assigned(settings, assignment)
-    return settings
+    paths = (assignment.partition("=")[0] for assignment in assignments)
+    named = {path.removeprefix("vllm.") for path in paths if path.startswith("vllm.")}
+    return replace(settings, vllm_by_hand=tuple(sorted({*settings.vllm_by_hand, *named})))
 
 
 SectionT = TypeVar("SectionT")

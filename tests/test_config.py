@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raybatch.config import PACKAGED_MODEL, PROFILES, Home, ModelSettings, Settings, make_settings
+from raybatch.config import PACKAGED_MODEL, PROFILES, Home, ModelSettings, Settings, assigned, make_settings
 from raybatch.config_file import read_config
 from raybatch.core.events import QuietMode
 from raybatch.errors import OperatorError
@@ -63,8 +63,26 @@ def test_a_setting_that_cannot_be_is_refused_by_what_was_found_and_expected(
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(OperatorError, match="unknown profile 'gpu': choose one of desktop, cpu, test"):
+    with pytest.raises(OperatorError, match="unknown profile 'gpu': choose one of desktop, cpu, datacenter"):
         make_settings("gpu")
+
+
+def test_what_was_tuned_wins_over_the_profile_and_gives_way_to_what_is_said_by_hand() -> None:
+    own = ModelSettings("own", vllm={"max_num_seqs": 7})
+    tuned = {"max_num_seqs": 16, "max_num_batched_tokens": 4096}
+    settings = make_settings(
+        "test",
+        ("vllm.window_ratio=2",),
+        sections={"vllm": {"max_num_batched_tokens": 1024}},
+        models=(own, ModelSettings("other"), ModelSettings("third")),
+        tuned={"own": tuned, "other": tuned | {"window_ratio": 1.5}},
+    )
+    seen = [settings.vllm_of(model) for model in settings.models]
+    assert [each.max_num_seqs for each in seen] == [7, 16, 32]
+    assert {each.max_num_batched_tokens for each in seen} == {1024}
+    assert {each.window_ratio for each in seen} == {2.0}
+    later = assigned(settings, ("vllm.max_num_seqs=9",))
+    assert later.vllm_of(later.models[1]).max_num_seqs == 9
 
 
 def test_every_name_of_a_model_leads_to_its_id() -> None:
@@ -158,7 +176,7 @@ def test_each_model_of_a_file_has_its_own_vllm_settings(tmp_path: Path) -> None:
         ("[vllm", "is not TOML"),
         ("[vlm]\na = 1", "unknown section 'vlm': there are profile, models, api, engine, vllm"),
         ("engine = 3", "'engine' is a section: write [engine]"),
-        ('profile = "laptop"', "unknown profile 'laptop': choose one of desktop, cpu, test"),
+        ('profile = "laptop"', "unknown profile 'laptop': choose one of desktop, cpu, datacenter, test"),
         ("[engine]\nspeed = 9", "'engine' has no setting 'speed': it has drain_s"),
         ("[engine]\nreplicas = 1.5", "'engine.replicas' takes a int such as 1, not '1.5'"),
         ("[models]\nid = 'a'", "begin each model with a line [[models]]"),

@@ -43,6 +43,7 @@ async def make_engine(home: Home, settings: Settings, model: ModelSettings, numb
             dtype=chosen.dtype,
             load_format=chosen.load_format,
             cpu_threads_bind=chosen.cpu_threads_bind or _own_cores(settings, number),
+            window_ratio=chosen.window_ratio,
             extra=chosen.extra,
         )
     )

@@ -1,4 +1,4 @@
-"""What `raybatch bench` asks: requests of a prescribed shape, each of them different.
+"""What a measured run asks: requests of a prescribed shape, each of them different.
 
 Answers have exactly as many tokens as prescribed, whatever the model would say, so that two runs did the same
 work. The lengths vary by half around the ones asked for, as those of real files do.
@@ -24,8 +24,9 @@ class Shape:
     output_tokens: int
 
 
-def lines(shape: Shape, model: str) -> Iterator[bytes]:
-    chance = random.Random(0)
+def lines(shape: Shape, model: str, seed: int = 0) -> Iterator[bytes]:
+    """One seed is always the same rows; another one shares no prompt with it."""
+    chance = random.Random(seed)
     for number in range(shape.rows):
         words = chance.choices(WORDS.split(), k=_around(shape.prompt_words, chance))
         body = {

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -34,22 +34,65 @@ SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS 
 FROM results WHERE status_code = 200 ORDER BY finished_at"""
 
 
-def measured(home: Home, settings: Settings, model: ModelSettings, shape: Shape, steps: Steps) -> Figures:
-    """Raises OperatorError when nothing starts, the engine cannot load, or the batch does not complete."""
+def measured(
+    home: Home,
+    settings: Settings,
+    model: ModelSettings,
+    shape: Shape,
+    steps: Steps,
+    warm: Shape | None = None,
+) -> Figures:
+    """``warm``: rows that run before those that are measured, with other prompts.
+
+    Raises OperatorError when nothing starts, the engine cannot load or dies, or the batch does not complete.
+    """
     from raybatch.actors import cluster
 
     with steps.step("Start Ray, the scheduler and the API"):
         facts = cluster.up(home, settings, steps.say)
-    connection = Connection(home, facts.api_url, None)
-    with steps.step(f"Load {model.id}"):
-        wait_for_model(connection, steps.say)
-    path = home.scratch / "bench.jsonl"
+    with closing(Connection(home, facts.api_url, None)) as connection:
+        lives = _Lives(connection)
+        with steps.step(f"Load {model.id}"):
+            wait_for_model(connection, steps.say, lives.check)
+        if warm is not None:
+            with steps.step(f"Warm up with {warm.rows:,} rows"):
+                _ran(connection, model, warm, steps, lives, seed=1)
+        with steps.step(f"Run {shape.rows:,} rows"), _sampled(connection) as looks:
+            batch_id = _ran(connection, model, shape, steps, lives)
+        return _figures(connection, batch_id, looks)
+
+
+class _Lives:
+    """What a run came to says nothing once its engine was started again."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pids: dict[str, int] = {}
+
+    def check(self) -> None:
+        """Raises OperatorError when an engine is another process than before."""
+        engines: list[Json] = []
+        with suppress(RaybatchError):
+            engines = self._connection.admin("GET", "/admin/overview")["overview"]["engines"]
+        for engine in engines:
+            engine_id, pid = engine["engine_id"], engine["pid"]
+            if self._pids.setdefault(engine_id, pid) != pid:
+                raise OperatorError(
+                    f"engine {engine_id} died and was started again: see"
+                    f" `raybatch logs engine --home {self._connection.home.root}`"
+                )
+
+
+def _ran(
+    connection: Connection, model: ModelSettings, shape: Shape, steps: Steps, lives: _Lives, seed: int = 0
+) -> str:
+    """The batch's id, once it has completed."""
+    path = connection.home.scratch / f"bench-{seed}.jsonl"
     with path.open("wb") as file:
-        file.writelines(line + b"\n" for line in lines(shape, model.id))
-    with steps.step(f"Run {shape.rows:,} rows"), _sampled(connection) as looks:
-        batch_id = create(connection, path, path.name, ENDPOINT, {"made_by": "raybatch bench"})
-        completed(follow(connection, batch_id, steps.console), steps)
-    return _figures(connection, batch_id, looks)
+        file.writelines(line + b"\n" for line in lines(shape, model.id, seed))
+    batch_id = create(connection, path, path.name, ENDPOINT, {"made_by": "raybatch bench"})
+    completed(follow(connection, batch_id, steps.console, lives.check), steps)
+    return batch_id
 
 
 def _figures(connection: Connection, batch_id: str, looks: list[tuple[float, Sample]]) -> Figures:

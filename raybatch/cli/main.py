@@ -36,6 +36,7 @@ from raybatch.cli import (
     sql,
     status,
     submit,
+    tune,
     up,
     verify,
     watch,
@@ -127,6 +128,7 @@ def _assembled() -> typer.Typer:
     app.command("demo-data")(demo_data.demo_data)
     app.command("demo")(demo.demo)
     app.command("bench")(bench.bench)
+    app.command("tune")(tune.tune)
     return app
 
 

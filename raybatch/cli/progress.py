@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
@@ -15,10 +16,13 @@ from raybatch.core.model import TERMINAL, BatchStatus
 LINE_EVERY_S = 5.0  #: in plain lines, while nothing but counts change
 
 
-def follow(connection: Connection, batch_id: str, console: Console) -> Json:
+def follow(
+    connection: Connection, batch_id: str, console: Console, check: Callable[[], None] | None = None
+) -> Json:
     """Show the batch until it ends and return it as it ended.
 
-    Raises at once when the first look fails; after that a server that goes away is waited for.
+    Raises at once when the first look fails; after that a server that goes away is waited for. ``check``:
+    called after each look; what it raises ends the waiting.
     """
     batch = connection.batch(batch_id)
     with _Bar(console) if console.is_terminal else _Lines(console) as display:
@@ -29,6 +33,8 @@ def follow(connection: Connection, batch_id: str, console: Console) -> Json:
             else:
                 batch = seen
                 display.show(batch)
+            if check is not None:
+                check()
     return batch
 
 

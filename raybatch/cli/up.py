@@ -14,6 +14,7 @@ import typer
 
 from raybatch.actors.connection import Connection, Json, Unreachable, is_loopback
 from raybatch.cli.show import duration, stderr, stdout, table
+from raybatch.cli.tuned import with_tuned
 from raybatch.config import (
     ENGINE_KINDS,
     PACKAGED_MODEL,
@@ -82,10 +83,10 @@ def up(
         refuse_other_settings(home, settings)
         _say("raybatch is running already")
     elif foreground:
-        cluster.up_foreground(home, settings)
+        cluster.up_foreground(home, with_tuned(home, settings, _say))
         return
     else:
-        facts = cluster.up(home, settings, _say)
+        facts = cluster.up(home, with_tuned(home, settings, _say), _say)
     print_where(facts, settings)
     if wait:
         wait_for_model(replace(connection, url=facts.api_url), _say)
@@ -185,8 +186,13 @@ def dashboard(facts: ClusterFacts) -> str:
     return f"{facts.dashboard_url} (token: {Path(facts.home) / 'run' / 'ray_token'})"
 
 
-def wait_for_model(connection: Connection, say: Callable[[str], None]) -> None:
-    """Until an engine is ready. Raises OperatorError with its reason when one could not start."""
+def wait_for_model(
+    connection: Connection, say: Callable[[str], None], check: Callable[[], None] | None = None
+) -> None:
+    """Until an engine is ready. Raises OperatorError with its reason when one could not start.
+
+    ``check``: called after each look; what it raises ends the waiting.
+    """
     started_mono = time.monotonic()
     said = ""
     while True:
@@ -200,6 +206,8 @@ def wait_for_model(connection: Connection, say: Callable[[str], None]) -> None:
         broken = next((engine for engine in engines if engine["phase"] == "failed"), None)
         if broken is not None:
             raise OperatorError(f"engine {broken['engine_id']} could not start: {broken['error']}")
+        if check is not None:
+            check()
         time.sleep(READY_POLL_S)
 
 
@@ -237,9 +245,9 @@ def model_of(word: str) -> ModelSettings:
 
 
 def _flat(settings: Settings) -> dict[str, object]:
-    """``section.key`` to value."""
+    """``section.key`` to value. What was tuned, and how a value came about, asks for nothing by itself."""
     flat: dict[str, object] = {}
-    for name, value in msgspec.to_builtins(settings).items():
+    for name, value in msgspec.to_builtins(replace(settings, tuned={}, vllm_by_hand=())).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:

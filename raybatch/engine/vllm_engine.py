@@ -67,6 +67,7 @@ class VllmSettings:
     dtype: str = "auto"
     load_format: str = "auto"
     cpu_threads_bind: str | None = None  #: e.g. "0-3"; disjoint for each engine of a machine
+    window_ratio: float = 1.125  #: rows in flight ÷ max_num_seqs: some wait, ready to follow
     extra: dict[str, object] = field(default_factory=dict)  #: any other argument of ``vllm serve``
 
 
@@ -84,7 +85,7 @@ class VllmEngine:
 
     @property
     def window(self) -> int:
-        return math.ceil(1.125 * self.settings.max_num_seqs)
+        return math.ceil(self.settings.window_ratio * self.settings.max_num_seqs)
 
     async def start(self) -> None:
         await asyncio.to_thread(check_model_source, self.settings.model)
