@@ -12,6 +12,9 @@ from raybatch.config_file import read_config
 from raybatch.core.events import QuietMode
 from raybatch.errors import OperatorError
 
+#: how the page of engine settings says a value
+SAID = {"the model's": "0", "by the above": "0", "1 GiB": str(1 << 30)}
+
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_settings_come_back_as_they_were_saved(profile: str, tmp_path: Path) -> None:
@@ -65,6 +68,20 @@ def test_a_setting_that_cannot_be_is_refused_by_what_was_found_and_expected(
 def test_an_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(OperatorError, match="unknown profile 'gpu': choose one of desktop, cpu, datacenter"):
         make_settings("gpu")
+
+
+def test_the_page_of_engine_settings_says_what_the_profiles_hold() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "performance.md").read_text()
+    row = r"^\| `?(setting|(?:vllm|engine)\.\w+)`? \| (.*?) \| (.*?) \| (.*?) \|"
+    (_, *profiles), *rows = re.findall(row, page, re.M)
+    assert len(rows) > 5
+    for name, *told in rows:
+        section, _, key = name.partition(".")
+        for profile, value in zip(profiles, told, strict=True):
+            held = getattr(getattr(make_settings(profile.strip("`")), section), key)
+            shown = f"{held:g}" if isinstance(held, float) else str(held).lower()
+            said = SAID.get(value, value.replace(",", ""))
+            assert said in (shown, "not used"), (profile, name)
 
 
 def test_what_was_tuned_wins_over_the_profile_and_gives_way_to_what_is_said_by_hand() -> None:

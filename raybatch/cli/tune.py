@@ -216,10 +216,10 @@ def _line(comparison: Comparison, candidate: Candidate) -> tuple[object, ...]:
     values = {k: v for k, v in candidate.values.items() if not comparison.key or k == comparison.key}
     if candidate.failed is not None:
         return (shown(values), None, "", "", None, f"did not run: {candidate.failed}")
-    last = candidate.runs[-1]
-    memory = size(last.memory_bytes)
-    if last.gpu_memory_bytes is not None:
-        memory += f", GPU {size(last.gpu_memory_bytes)}"
+    memory = size(max(run.memory_bytes for run in candidate.runs))
+    cards = [run.gpu_memory_bytes for run in candidate.runs if run.gpu_memory_bytes is not None]
+    if cards:
+        memory += f", GPU {size(max(cards))}"
     spread = f"{candidate.slowest:,.1f} to {candidate.fastest:,.1f}"
     ratio = None if first.failed is not None else round(comparison.ratio(candidate), 3)
     return (
