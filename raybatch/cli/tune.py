@@ -21,7 +21,7 @@ from raybatch.cli.bench_figures import Figures
 from raybatch.cli.bench_rows import Shape
 from raybatch.cli.bench_run import measured
 from raybatch.cli.demo import Steps, ended_by_signals, free_address, own_home, stopped_afterwards
-from raybatch.cli.show import duration, instant, size, stdout, table
+from raybatch.cli.show import duration, instant, one_line, size, stdout, table
 from raybatch.cli.tune_search import (
     GAIN_MIN,
     ROUNDS_MIN,
@@ -49,6 +49,7 @@ from raybatch.tuned_file import Tuning, read_tunings, tuned_path, write_tuning
 
 WARM_ROWS_MAX: Final = 8
 WARM_TOKENS_MAX: Final = 16
+REASON_LENGTH_MAX: Final = 240  #: in the table; the whole one stands above it
 ROLES: Final = ("engine", "engine-child")
 OF_A_RUN: Final = ("ledger", "files", "batches", "results", "uploads", "tmp")  #: folders of a trial's home
 
@@ -215,7 +216,8 @@ def _line(comparison: Comparison, candidate: Candidate) -> tuple[object, ...]:
     first = comparison.candidates[0]
     values = {k: v for k, v in candidate.values.items() if not comparison.key or k == comparison.key}
     if candidate.failed is not None:
-        return (shown(values), None, "", "", None, f"did not run: {candidate.failed}")
+        why = one_line(candidate.failed, REASON_LENGTH_MAX)
+        return (shown(values), None, "", "", None, f"did not run: {why}")
     memory = size(max(run.memory_bytes for run in candidate.runs))
     cards = [run.gpu_memory_bytes for run in candidate.runs if run.gpu_memory_bytes is not None]
     if cards:
