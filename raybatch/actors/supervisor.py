@@ -118,7 +118,8 @@ class Supervisor:
         ports[0] = self._settings.ray.head_port or ports[0]
         temp_dir = _short_temp_dir(self._home, self._facts.cluster_id)
         self._environment = head_environment(self._home, self._facts.cluster_id) | {
-            name: str(port) for name, port in zip(METRICS_VARIABLES, ports[8:], strict=True)
+            **{name: str(port) for name, port in zip(METRICS_VARIABLES, ports[8:], strict=True)},
+            **socket_variables(self._home, temp_dir),
         }
         if on_network(self._settings.ray):
             self._environment.pop(LOOPBACK_VARIABLE)
@@ -247,6 +248,11 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def socket_variables(home: Home, ray_temp_dir: Path) -> dict[str, str]:
+    """vLLM's sockets lie in TMPDIR, within the home; where Ray's cannot, theirs could not either."""
+    return {} if ray_temp_dir.is_relative_to(home.root) else {"VLLM_RPC_BASE_PATH": str(ray_temp_dir)}
 
 
 def api_alive(url: str) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from raybatch.actors.head import check_head, on_network
-from raybatch.config import RaySettings
+from raybatch.actors.supervisor import socket_variables
+from raybatch.config import Home, RaySettings
 from raybatch.errors import OperatorError
 
 LOOPBACK = RaySettings()
@@ -46,3 +47,10 @@ def test_a_launchers_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         check_head(given)
     path.touch()
     check_head(given)
+
+
+def test_sockets_of_a_home_with_a_long_path_lie_where_rays_do(tmp_path: Path) -> None:
+    """The kernel takes paths of 107 bytes, and vLLM adds 37 to the folder's."""
+    home, short = Home(tmp_path / ("long" * 30)), tmp_path / "rb-12345678"
+    assert socket_variables(home, home.root / "ray") == {}
+    assert socket_variables(home, short) == {"VLLM_RPC_BASE_PATH": str(short)}
