@@ -25,7 +25,6 @@ from serve_app.downloads import CONTENT_ANSWERS, RANGE_HEADERS, Download, answer
 from serve_app.openapi_schemas import EXPIRY
 from serve_app.openapi_schemas import answers as described
 from serve_app.parts_read import over_parts
-from serve_app.streams import ahead
 from serve_app.threads import in_thread
 from serve_app.upload import Upload, received
 
@@ -104,7 +103,7 @@ async def _rows_content(request: Request, door: Door, file: File, rows: BatchRow
 
     def pieces(start: int, stop: int) -> Generator[bytes]:
         marks = _marks(door.home.root, file.file_id)
-        return ahead(exports.jsonl(door.home.root, parts, kind, start=start, stop=stop, marks=marks))
+        return exports.jsonl(door.home.root, parts, kind, start=start, stop=stop, marks=marks)
 
     tag = f"{file.batch_id}-{kind}-{file.round}-{file.size_bytes}"
     return await answer(request, Download(tag, file.size_bytes, pieces))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -96,15 +95,6 @@ def gzipped(pieces: Generator[bytes]) -> Generator[bytes]:
             if packed := packer.compress(piece):
                 yield packed
     yield packer.flush()
-
-
-def ahead(pieces: Generator[bytes]) -> Generator[bytes]:
-    """The same, each made while the one before it is on its way; one more is in memory."""
-    with closing(pieces), ThreadPoolExecutor(1, thread_name_prefix="pieces") as maker:
-        coming = maker.submit(next, pieces, None)
-        while (piece := coming.result()) is not None:
-            coming = maker.submit(next, pieces, None)
-            yield piece
 
 
 def vanishing(path: Path) -> Generator[bytes]:

@@ -29,7 +29,7 @@ CLOSING_REASONS: Final = {
     BatchStatus.CANCELLING: "batch_cancelled",
     BatchStatus.FINALIZING: "batch_expired",
 }
-COMPACTED_FILES_MAX: Final = 64  #: of one batch once nothing is left to compact
+COMPACTED_FILES_MAX: Final = 64  #: of one batch once nothing is left to compact, and in one compaction
 
 
 def intake(batch_id: str) -> str:
@@ -120,17 +120,15 @@ def due_compaction(state: State, batch_id: str, now: Now, policy: Policy) -> Dec
 def next_compaction(parts: Sequence[PartFile], fan_in: int) -> tuple[PartFile, ...]:
     """The next files to merge into one, or none: those of the lowest level that has ``fan_in`` of them.
 
-    A row is thus rewritten once a level. No more than ``fan_in`` at once: where rows that begin alike were
-    put together, all files of a batch interleave, and a merge holds something of each. When even so too many
-    files remain, the smallest ones go together. Files of different rounds never do: each round's own files
-    stay readable.
+    A row is thus rewritten once a level. When even so too many files remain, the smallest ones go together.
+    Files of different rounds never do: each round's own files stay readable.
     """
     for round_ in sorted({part.round for part in parts}):
         of_round = [part for part in parts if part.round == round_]
         for level in sorted({part.level for part in of_round}):
             group = [part for part in of_round if part.level == level]
             if len(group) >= fan_in:
-                return tuple(group[:fan_in])
+                return tuple(group[:COMPACTED_FILES_MAX])
         if len(of_round) > COMPACTED_FILES_MAX:
             return tuple(sorted(of_round, key=lambda part: part.size_bytes)[:fan_in])
     return ()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ from raybatch.storage.parts import sound_part
 Kind = Literal["all", "output", "error"]
 Wanted = Callable[[PartFile, Any], Any]  #: of a file and some of its positions: which of them, as booleans
 
-LOADED_BYTES_MAX = 4 << 20  #: decoded rows held at once, shared by all files; Arrow takes several times that
+#: decoded rows held at once, shared by the files that interleave; Arrow takes several times that
+LOADED_BYTES_MAX = 4 << 20
 READ_AHEAD_BYTES = 256 << 10  #: of each column of each file; without it Arrow reads whole column chunks
 
 
@@ -47,11 +48,11 @@ def merged_batches(
     compaction removes them meanwhile; they are closed at the end, or when the iterator is closed. Raises
     Corrupt naming the file.
     """
-    bytes_max = LOADED_BYTES_MAX // max(1, len(parts))
     with ExitStack() as open_files:
+        files = [(part, open_files.enter_context(_opened(home, part))) for part in parts]
+        bytes_max = LOADED_BYTES_MAX // _interleaved([file.metadata for _, file in files])
         runs = []
-        for part in parts:
-            file = open_files.enter_context(_opened(home, part))
+        for part, file in files:
             rows = _Rows(part, columns, kind, after_index, wanted, bytes_max, rows_per_batch)
             runs.append(_Run(rows.lowest(file), rows.read(file)))
         for batch in _in_order(runs):
@@ -64,6 +65,16 @@ def positions(home: Path, part: PartFile) -> Any:
     with _opened(home, part) as file, _corrupt_names(part):
         found = file.read(["position"], use_threads=False)["position"].to_numpy()
     return found[~np.isin(found, part.masked)] if part.masked else found
+
+
+def _interleaved(footers: Sequence[pq.FileMetaData]) -> int:
+    """How many files at the most hold rows around the same ``index``; 1 where they follow each other."""
+    ends: list[tuple[int, int]] = []
+    for footer in footers:
+        if footer.num_row_groups:
+            ends.append((_index_statistics(footer, 0).min, 1))
+            ends.append((_index_statistics(footer, footer.num_row_groups - 1).max + 1, -1))
+    return max(accumulate(step for _, step in sorted(ends)), default=1)
 
 
 def _in_order(runs: Sequence[_Run]) -> Iterator[pa.RecordBatch]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from raybatch.core.chores import COMPACTED_FILES_MAX, next_compaction
 from raybatch.core.model import PartFile, ResultRow
 from raybatch.errors import Corrupt
+from raybatch.storage import merge
 from raybatch.storage import parts as parts_module
 from raybatch.storage.compaction import compact
 from raybatch.storage.merge import merged_batches
@@ -176,7 +177,7 @@ def test_the_lowest_level_with_enough_files_is_compacted_first():
     parts = [part_file(i, level=1) for i in range(20)] + [part_file(i, level=0) for i in range(20, 36)]
 
     assert next_compaction(parts, 16) == tuple(parts[20:])
-    assert next_compaction(parts[:35], 16) == tuple(parts[:16])
+    assert next_compaction(parts[:35], 16) == tuple(parts[:20])
     assert next_compaction(parts[10:30], 16) == ()
 
 
@@ -202,3 +203,19 @@ def test_files_stay_few_however_many_parts_arrive_and_rows_are_rewritten_seldom(
     assert sum(part.size_bytes for part in parts) == arrivals * 50
     assert len(parts) <= COMPACTED_FILES_MAX
     assert rewritten <= arrivals * 50 * max(part.level for part in parts)
+
+
+def test_files_that_follow_each_other_are_read_in_as_large_pieces_as_one_and_interleaved_ones_share(
+    tmp_path: Path,
+) -> None:
+    rows = [result_row(index, index) for index in range(400)]
+    following = write_split(tmp_path / "a", rows, [row.index // 100 for row in rows], set())
+    interleaved = write_split(tmp_path / "b", rows, [row.index % 4 for row in rows], set())
+
+    def pieces(home: Path, parts: list[PartFile]) -> list[int]:
+        with patch.object(merge, "LOADED_BYTES_MAX", 2 << 10):
+            return [batch.num_rows for batch in merged_batches(home, parts, ["index", "line"])]
+
+    alone = max(pieces(tmp_path / "a", following[:1]))
+    assert max(pieces(tmp_path / "a", following)) == alone
+    assert alone / 4 <= max(pieces(tmp_path / "b", interleaved)) <= alone
