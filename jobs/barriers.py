@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from jobs.echo_cluster import EchoCluster
-from jobs.prompts import prompts
+from jobs.prompts import echoes
 from jobs.runs import Ratio
 from jobs.trial import ENDPOINT, Trial, request, upload_of
 from raybatch.config import EchoSettings
@@ -27,6 +27,7 @@ ONE: Final = "one batch"
 LOOP: Final = "chunk by chunk"
 STRAIGHT: Final = "engine alone"
 ARMS: Final = (TOGETHER, ONE, LOOP, STRAIGHT)
+WARM_UP_ROWS: Final = 50
 TIMES_SQL: Final = """
 SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS finished_at FROM results"""
 
@@ -54,7 +55,7 @@ class Sizes:
 
 def measure(cluster: EchoCluster, sizes: Sizes, rounds: int, say: Say) -> list[Run]:
     """Every second round in reverse. Raises AssertionError when an answer is not what it must be."""
-    Trial(cluster, upload_of(_pairs(sizes, -1)[:50])).wait_ended()  # warms up
+    Trial(cluster, upload_of(echoes(WARM_UP_ROWS, seed=-1))).wait_ended()  # warms up
     return [
         _run(cluster, sizes, arm, number, say)
         for number in range(rounds)
@@ -105,7 +106,7 @@ def occupancy(times: Sequence[tuple[float, float]], most: int) -> float:
 
 def _run(cluster: EchoCluster, sizes: Sizes, arm: str, number: int, say: Say) -> Run:
     settings = cluster.settings.echo
-    pairs = _pairs(sizes, number)
+    pairs = echoes(sizes.batches * sizes.rows, number)
     pieces = [pairs[first : first + sizes.rows] for first in range(0, len(pairs), sizes.rows)]
     seen = None
     if arm in (TOGETHER, ONE):
@@ -118,15 +119,6 @@ def _run(cluster: EchoCluster, sizes: Sizes, arm: str, number: int, say: Say) ->
     run = Run(arm, number, wall_s, tokens * step_s / settings.concurrency, seen)
     say(f"round {number + 1}: {arm} {wall_s:.1f} s, {run.efficiency:.3f} of ideal")
     return run
-
-
-def _pairs(sizes: Sizes, seed: int) -> list[tuple[str, str]]:
-    """What to echo, so long that the answers have the lengths of the parity benchmark."""
-    wanted = prompts(sizes.batches * sizes.rows, seed)
-    return [
-        (f"r{number}", " ".join([str(number)] + ["word"] * (prompt.tokens - 2)))
-        for number, prompt in enumerate(wanted)
-    ]
 
 
 def _batches(cluster: EchoCluster, uploads: list[bytes]) -> tuple[float, float]:

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from jobs import plots
 from jobs.api import command
-from jobs.echo_cluster import MODEL, EchoCluster, echo_cluster
+from jobs.echo_cluster import echo_cluster
 from jobs.memory import ROLES
-from jobs.prompts import prompts
+from jobs.prompts import echoes
 from jobs.soak_samples import AT, Sample, Sampler
 from jobs.trial import ENDED, Trial, committed, upload_of
 
@@ -89,14 +89,17 @@ def measure(name: str, rows: int, assignments: tuple[str, ...], say: Say) -> Cou
     """Raises AssertionError when a row went wrong."""
     with echo_cluster(*assignments) as cluster:
         say(f"{name}: warming up")
-        _check(Trial(cluster, _upload(WARM_UP_ROWS, seed=1)))
-        upload = _upload(rows, seed=0)
+        _check(Trial(cluster, upload_of(echoes(WARM_UP_ROWS, seed=1))))
+        upload = upload_of(echoes(rows, seed=0))
         with Sampler(cluster.home, SAMPLE_S) as sampler:
-            begun_mono = time.monotonic()
+            begun_at, begun_mono = time.time(), time.monotonic()
             trial = Trial(cluster, upload)
             progress = _followed(trial, begun_mono)
-            running_at_s = begun_at(cluster, trial) - (time.time() - (time.monotonic() - begun_mono))
-        course = Course(name, rows, len(upload), running_at_s, progress[-1][0], sampler.samples, progress)
+        running_at = cluster.batch(trial.batch_id).in_progress_at
+        assert running_at is not None
+        course = Course(
+            name, rows, len(upload), running_at - begun_at, progress[-1][0], sampler.samples, progress
+        )
         say(f"{name}: {course.rows_per_s:,.0f} rows/s; checking every row")
         _check(trial)
     return course
@@ -132,12 +135,6 @@ def table(course: Course) -> Table:
     return told
 
 
-def begun_at(cluster: EchoCluster, trial: Trial) -> float:
-    """By the clock of the wall."""
-    begun: float = cluster.batch(trial.batch_id).in_progress_at or 0.0
-    return begun
-
-
 def _followed(trial: Trial, begun_mono: float) -> list[tuple[float, int]]:
     progress: list[tuple[float, int]] = []
     while True:
@@ -149,18 +146,9 @@ def _followed(trial: Trial, begun_mono: float) -> list[tuple[float, int]]:
         time.sleep(LOOK_S)
 
 
-def _upload(rows: int, seed: int) -> bytes:
-    """Answers of ``MODEL`` with the lengths of the parity benchmark."""
-    wanted = prompts(rows, seed)
-    return upload_of(
-        (f"r{number}", " ".join([str(number)] + ["word"] * (prompt.tokens - 2)))
-        for number, prompt in enumerate(wanted)
-    )
-
-
 def _check(trial: Trial) -> None:
     if faults := trial.verdict().faults:
-        raise AssertionError(f"{trial.batch_id} of {MODEL} went wrong: {faults}")
+        raise AssertionError(f"{trial.batch_id} went wrong: {faults}")
 
 
 if __name__ == "__main__":

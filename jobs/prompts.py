@@ -46,6 +46,14 @@ def prompts(rows: int, seed: int) -> list[Prompt]:
     return [_prompt(number, chance) for number in range(rows)]
 
 
+def echoes(rows: int, seed: int) -> list[tuple[str, str]]:
+    """custom_id and what the user says, so long that an echo engine's answers have the prescribed lengths."""
+    return [
+        (f"r{number}", " ".join([str(number)] + ["word"] * (prompt.tokens - 2)))
+        for number, prompt in enumerate(prompts(rows, seed))
+    ]
+
+
 def sampling(prompt: Prompt) -> dict[str, Any]:
     """Greedy, and on to the prescribed length whatever the model says. Nothing is left to a model's own
     generation config, which a server applies and ``LLM.generate`` does not."""

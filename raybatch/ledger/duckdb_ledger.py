@@ -23,8 +23,8 @@ from raybatch.errors import Corrupt, DiskFull, InUse
 from raybatch.ledger.contract import SCHEMA_VERSION, Remembered, coalesce
 from raybatch.ledger.rows import TABLES, Table
 
-#: Of a new file, the smallest block there is: every column of every table holds whole blocks, and after a
-#: checkpoint those of 256 KiB held 43 MiB in memory where these hold 4. A file keeps what it was made with.
+#: Of a new file, the smallest block there is: every column of every table holds whole blocks in memory, of
+#: 256 KiB each by default. A file keeps what it was made with.
 BLOCK_BYTES: Final = 16_384
 CONFIG: Final[dict[str, Any]] = {
     "threads": 1,
