@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from raybatch.actors.head import ON_HEAD
 from raybatch.config import Home, Settings
+from serve_app.body_window import ReplicaWindow
 from serve_app.serve_fit import FitForServe
 
 APP_NAME = "raybatch"
@@ -26,7 +27,8 @@ class HttpDoor:
         from raybatch.actors.scheduler_handle import RayScheduler
         from serve_app.app import build_app
 
-        return FitForServe(build_app(self._home, self._home.load(), RayScheduler(self._home)))
+        app = build_app(self._home, self._home.load(), RayScheduler(self._home))
+        return FitForServe(ReplicaWindow(app))
 
 
 DEPLOYMENT = serve.deployment(

@@ -243,6 +243,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_task_events_report_interval_ms": "0",  # or GCS keeps 100,000 calls that nobody looks at
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.body_window.in_proxy",
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
         "TMPDIR": str(home.scratch),
         "VLLM_NO_USAGE_STATS": "1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from raybatch.actors.sweep import ORPHAN_AGE_S, kept, sweep
 from raybatch.config import make_settings
 from raybatch.ledger.rebuild import peek
 from raybatch.storage.atomic import TEMPORARY_PREFIX
+from serve_app.body_window import WINDOW_BYTES
 
 pytestmark = pytest.mark.cluster
 
@@ -31,6 +34,9 @@ HEAD = (
     b'Content-Disposition: form-data; name="file"; filename="requests.jsonl"\r\n\r\n'
 )
 TAIL = b"\r\n--cut--\r\n"
+PIECE_BYTES = 256 << 10
+SOCKET_BYTES_MAX = 32 << 20  #: more than a connection's own buffers hold
+STALL_S = 3.0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
@@ -103,9 +109,36 @@ def test_a_low_disk_shuts_the_door_until_there_is_space_and_the_sweep_finds_what
         cluster.close()
 
 
+def test_an_upload_waits_with_its_client_while_the_api_does_not_read_it(shared: EchoCluster) -> None:
+    """Serve by itself would take all of it into memory."""
+    upload = upload_of((f"r{number}", "x" * 60_000) for number in range(1000))
+    known = _file_ids(shared)
+    with _upload(shared, upload) as (connection, message):
+        reader = shared.signal("replica", signal.SIGSTOP)
+        try:
+            sent_bytes = _sent_at_once(connection, message)
+        finally:
+            os.kill(reader, signal.SIGCONT)
+        assert sent_bytes < WINDOW_BYTES + SOCKET_BYTES_MAX < len(message)
+        connection.settimeout(TRIAL_MAX_S)
+        connection.sendall(message[sent_bytes:])
+        assert connection.makefile("rb").readline().split()[1] == b"200"
+    (file_id,) = set(_file_ids(shared)) - set(known)
+    assert shared.content(file_id) == upload
+
+
 @contextmanager
 def _half_an_upload(cluster: EchoCluster, upload: bytes, share: float) -> Iterator[int]:
     """A client that promises all of it, has sent so much, and hangs up when the block ends."""
+    with _upload(cluster, upload) as (connection, message):
+        sent = message[: round(len(message) * share)]
+        connection.sendall(sent)
+        yield len(sent)
+
+
+@contextmanager
+def _upload(cluster: EchoCluster, upload: bytes) -> Iterator[tuple[socket.socket, memoryview]]:
+    """A connection for an upload, and all that is to be sent."""
     address = urlsplit(cluster.url)
     body = HEAD + upload + TAIL
     head = (
@@ -113,8 +146,17 @@ def _half_an_upload(cluster: EchoCluster, upload: bytes, share: float) -> Iterat
         "Content-Type: multipart/form-data; boundary=cut\r\n\r\n"
     )
     with socket.create_connection((address.hostname, address.port)) as connection:
-        connection.sendall(head.encode() + body[: round(len(body) * share)])
-        yield round(len(body) * share)
+        yield connection, memoryview(head.encode() + body)
+
+
+def _sent_at_once(connection: socket.socket, message: memoryview) -> int:
+    """How many bytes somebody took, until nobody took more for a while."""
+    connection.settimeout(STALL_S)
+    sent_bytes = 0
+    with contextlib.suppress(TimeoutError):
+        while sent_bytes < len(message):
+            sent_bytes += connection.send(message[sent_bytes : sent_bytes + PIECE_BYTES])
+    return sent_bytes
 
 
 def _unfinished(cluster: EchoCluster) -> list[Path]:
