@@ -30,7 +30,7 @@ from raybatch.actors.window_size import WindowSize
 from raybatch.config import EngineSettings, Home, ModelSettings
 from raybatch.core import events as e
 from raybatch.core.commands import EngineOrders, Lease
-from raybatch.core.credit import asks_at_once, credit_rows, wanted_rows
+from raybatch.core.credit import asks_at_once, credit_rows, rest_is_near, wanted_rows
 from raybatch.crash_points import crash_point
 from raybatch.engine.contract import Engine
 from raybatch.errors import Corrupt, RaybatchError
@@ -86,6 +86,7 @@ class EngineLoop:
         self._swap_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._more_expected = False  #: the last report brought rows
+        self._left_rows = 0  #: that nobody held when it last asked for some
         self._in_flight: tuple[e.RowsInFlight, ...] = ()  #: at the engine's death, when a row may be to blame
 
     def wake(self) -> None:
@@ -248,7 +249,7 @@ class EngineLoop:
             crash_point("engine.ordered")
             await self._obey(orders, window)
             self._wake.clear()
-            if self._more_expected and asks_at_once(self._wanted_rows(), self._credit_rows()):
+            if self._asks_at_once():
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.report_s):
@@ -309,7 +310,16 @@ class EngineLoop:
         if self._dead.is_set():
             return 0
         window = self._window
-        return wanted_rows(self._credit_rows(), window.unfinished_rows, window.uncommitted_rows)
+        wanted = wanted_rows(self._credit_rows(), window.unfinished_rows, window.uncommitted_rows)
+        near = wanted > 0 and rest_is_near(self._left_rows, window.window_rows)
+        return max(wanted, self._left_rows) if near else wanted
+
+    def _asks_at_once(self) -> bool:
+        wanted = self._wanted_rows()
+        if self._window is None or not wanted or not self._more_expected:
+            return False
+        near = rest_is_near(self._left_rows, self._window.window_rows)
+        return near or asks_at_once(wanted, self._credit_rows())
 
     async def _obey(self, orders: EngineOrders, window: RowWindow) -> None:
         if orders.superseded:
@@ -336,6 +346,10 @@ class EngineLoop:
         self._more_expected = bool(orders.leases)
         for lease in orders.leases:
             await self._take_lease(lease, window)
+        if orders.left_rows is not None:
+            self._left_rows = orders.left_rows
+        if orders.left_rows == 0:
+            window.begin_last_wave()
         window.forget_settled()
         if self._swap_asked.is_set() and not window.held:
             self._stop_asked.set()
@@ -354,7 +368,7 @@ class EngineLoop:
     def _row_finished(self) -> None:
         assert self._commits is not None
         self._commits.row_finished()
-        if self._more_expected and asks_at_once(self._wanted_rows(), self._credit_rows()):
+        if self._asks_at_once():
             self._wake.set()
 
 

@@ -19,6 +19,7 @@ class RequestRow:
     custom_id: str | None
     body: bytes
     refusal: tuple[str, str, int] | None = None  #: code, message, physical line: the engine is not asked
+    limit_tokens: int = 0  #: of its answer, all choices together
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from raybatch.core.commands import Lease
 from raybatch.core.rows import offsets_of
 from raybatch.storage.blobs import BlobStore
 from raybatch.storage.request_index import IndexEntry, IndexReader, read_lines
-from raybatch.wire.request_line import request_body
+from raybatch.wire.request_line import answer_limit, request_body
 
 OPEN_INDEXES_MAX: Final = 8
 
@@ -37,6 +37,7 @@ class RequestRows:
                 custom_id=entry.custom_id,
                 body=b"" if entry.error_code is not None else request_body(next(lines)),
                 refusal=_refusal(entry),
+                limit_tokens=answer_limit(entry.expected_tokens, entry.length),
             )
             for position, entry in entries
         ]

@@ -1,9 +1,9 @@
 """The engine's rows: a window kept full across leases and batches, with no barrier anywhere.
 
 As a row finishes, the next one enters: of the batch with the highest priority, among equals of the one with
-the fewest expected tokens in flight, in the order its leases came. Finished rows gather per batch until they
-are written as one part. Refuses to talk to the scheduler: ``add`` takes leases in, ``take_finished``
-gives rows out.
+the fewest expected tokens in flight, in the order its leases came; the last ones the longest first. Finished
+rows gather per batch until they are written as one part. Refuses to talk to the scheduler: ``add`` takes
+leases in, ``take_finished`` gives rows out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from raybatch.actors import last_wave
 from raybatch.actors.held_lease import HeldLease, RequestRow
+from raybatch.actors.row_lengths import RowLengths
 from raybatch.core.commands import Lease
 from raybatch.core.events import RowsInFlight
 from raybatch.core.model import ResultRow
@@ -38,6 +40,8 @@ class _Line:
 
     leases: deque[HeldLease] = field(default_factory=deque)
     running: int = 0
+    lengths: RowLengths = field(default_factory=RowLengths)
+    wave: deque[HeldLease] = field(default_factory=deque)  #: whose row enters, in turn, before the others
 
     def is_over(self) -> bool:
         """Nothing waits and nothing runs. Forgets the leases at its head that have no more to give."""
@@ -49,6 +53,28 @@ class _Line:
         """The least goes next. Only for a line with leases."""
         lease = self.leases[0].lease
         return -lease.priority, self.running * lease.row_tokens
+
+    def next_lease(self) -> HeldLease:
+        """The lease whose next row enters. Only for a line with leases."""
+        while self.wave:
+            held = self.wave.popleft()
+            if held.waiting:
+                return held
+        return self.leases[0]
+
+    def put_longest_first(self) -> None:
+        """What waits, across its leases."""
+        waiting = [(held, row) for held in self.leases for row in held.waiting]
+        if not 1 < len(waiting) <= last_wave.ROWS_MAX:
+            return
+        endpoint = self.leases[0].lease.endpoint
+        order = last_wave.longest_first([row for _, row in waiting], endpoint, self.lengths.expected)
+        for held in self.leases:
+            held.waiting.clear()
+        self.wave.clear()
+        for held, row in map(waiting.__getitem__, order):
+            held.waiting.append(row)
+            self.wave.append(held)
 
 
 class RowWindow:
@@ -98,6 +124,11 @@ class RowWindow:
         line = self._lines.setdefault(lease.batch_id, _Line())
         line.leases.append(held)
         self._fill()
+
+    def begin_last_wave(self) -> None:
+        """No more rows come for now: those that wait enter in the order that ends them soonest."""
+        for line in self._lines.values():
+            line.put_longest_first()
 
     def resize(self, window_rows: int) -> None:
         """Rows beyond it finish; no other takes their place."""
@@ -191,7 +222,7 @@ class RowWindow:
         for batch_id in [batch_id for batch_id, line in self._lines.items() if line.is_over()]:
             del self._lines[batch_id]
         waiting = [line for line in self._lines.values() if line.leases]
-        return min(waiting, key=_Line.turn).leases[0] if waiting else None
+        return min(waiting, key=_Line.turn).next_lease() if waiting else None
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         held, row = self._tasks.pop(task)
@@ -224,12 +255,12 @@ class RowWindow:
             self._finish(held, unanswered_row(origin, Unanswered.TIMED_OUT, row_id=f"batch_req_{row_id}"))
             return
         origin = self._origin(held, row, started_at, tries)
-        self._finish(
-            held,
-            answered_row(
-                origin, reply.status, reply.body, row_id=f"batch_req_{row_id}", request_id=f"req_{row_id}"
-            ),
+        answered = answered_row(
+            origin, reply.status, reply.body, row_id=f"batch_req_{row_id}", request_id=f"req_{row_id}"
         )
+        if answered.completed:
+            self._lines[held.lease.batch_id].lengths.note(row, answered.completion_tokens)
+        self._finish(held, answered)
 
     async def _answer(self, url: str, row: RequestRow, request_id: str) -> tuple[EngineReply, int]:
         """The answer that counts, and how often the row was tried for it."""

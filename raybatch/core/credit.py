@@ -23,6 +23,12 @@ def wanted_rows(credit: int, unfinished: int, uncommitted: int) -> int:
     return 0 if uncommitted > UNCOMMITTED_CREDITS_MAX * credit else max(0, credit - unfinished)
 
 
+def rest_is_near(left_rows: int, window_rows: int) -> bool:
+    """``left_rows``: that nobody held when the engine last asked. The last window of them is asked for in one
+    piece, so that the engine sees early enough which rows are the last."""
+    return 0 < left_rows <= window_rows
+
+
 def asks_at_once(wanted: int, credit: int) -> bool:
     """Whether so many wanted rows are worth a report before the next heartbeat."""
     return wanted > credit // 2

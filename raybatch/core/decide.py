@@ -155,10 +155,13 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
     renewed = tuple(c.LeaseRenewed(chunk_id, now.mono + policy.lease_s) for chunk_id in sorted(kept - ending))
     granted: tuple[c.LeaseGranted, ...] = ()
     turns: tuple[c.LaneTurn, ...] = ()
+    left_rows: int | None = None
     if report.phase is e.EnginePhase.READY and model is None and not held_up(state):
-        granted, turns = _rows_for(state, report, frozenset(end.chunk_id for end in released), now, policy)
+        freed = frozenset(end.chunk_id for end in released)
+        granted, left_rows, turns = _rows_for(state, report, freed, now, policy)
     orders = cmd.EngineOrders(
         leases=tuple(lease_of(state, lease) for lease in granted),
+        left_rows=left_rows,
         dropped=tuple(sorted((held.keys() - kept) | ending)),
         give_back=tuple(sorted(chunk_id for chunk_id in kept if _paused(state, mine[chunk_id].batch_id))),
         window_share=_window_share(state, policy),
@@ -174,15 +177,19 @@ def _answer_engine(state: State, report: e.EngineReport, now: e.Now, policy: Pol
 
 def _rows_for(
     state: State, report: e.EngineReport, freed: frozenset[int], now: e.Now, policy: Policy
-) -> tuple[tuple[c.LeaseGranted, ...], tuple[c.LaneTurn, ...]]:
-    """Ordinary rows, or a group of suspects by itself, or nothing until the engine is empty for them."""
+) -> tuple[tuple[c.LeaseGranted, ...], int | None, tuple[c.LaneTurn, ...]]:
+    """Ordinary rows and how many are left, or a group of suspects by itself, or nothing until the engine is
+    empty for them."""
     if not report.wants_rows:
-        return (), ()
+        return (), None, ()
     due = turn(state, report, now, policy)
     turns = () if due.begins is None else (c.LaneTurn(report.engine_id, due.begins, now.mono),)
     if due.suspects is not None:
-        return (grant_chunk(state, due.suspects, report.engine_id),), turns
-    return (grant(state, report, freed) if due.ordinary else ()), turns
+        return (grant_chunk(state, due.suspects, report.engine_id),), None, turns
+    if not due.ordinary:
+        return (), None, turns
+    granted, left_rows = grant(state, report, freed)
+    return granted, left_rows, turns
 
 
 def _paused(state: State, batch_id: str) -> bool:

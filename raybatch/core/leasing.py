@@ -21,8 +21,11 @@ from raybatch.core.state import State
 CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in balance
 
 
-def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[LeaseGranted, ...]:
-    """Leases for about ``report.wants_rows`` rows. ``freed``: chunks whose lease ends in this decision."""
+def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[tuple[LeaseGranted, ...], int]:
+    """Leases for about ``report.wants_rows`` rows, and how many rows are left that nobody holds.
+
+    ``freed``: chunks whose lease ends in this decision.
+    """
     lots = list(_lots_for(state, report, freed))
     others = _other_engines(state, report)
     engines = 1 + len(others)
@@ -37,7 +40,7 @@ def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[Le
         token += 1
         chunk_id = max(chunk_id, lease.chunk_id + 1)
         wanted_rows -= lot.last_rows
-    return tuple(granted)
+    return tuple(granted), sum(lot.free_rows for lot in lots)
 
 
 def has_rows(state: State, report: EngineReport) -> bool:
@@ -139,7 +142,12 @@ class _Lot:
     @property
     def left_rows(self) -> int:
         """Leased or not, as long as they are not committed."""
-        return self._end - self.cursor + self.leased_rows + _missing_rows(self.idle)
+        return self.free_rows + self.leased_rows
+
+    @property
+    def free_rows(self) -> int:
+        """Held by nobody."""
+        return self._end - self.cursor + _missing_rows(self.idle)
 
     @property
     def has_rows(self) -> bool:

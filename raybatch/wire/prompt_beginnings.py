@@ -24,12 +24,21 @@ MARKS: Final = {
 DEPTHS: Final = (256, 1_024, 4_096, 16_384)  #: bytes of JSON from the mark on
 
 
+def prompt_begin(endpoint: str, request: bytes) -> int:
+    """Where the prompt begins in a line or a body, as the client wrote it; 0 where that cannot be told."""
+    for mark in MARKS.get(endpoint, ()):
+        place = request.find(mark)
+        if place >= 0:
+            return place
+    return 0
+
+
 class PromptBeginnings:
     """Add all requests in order, then ask in which order those that begin alike are together."""
 
     def __init__(self, endpoint: str) -> None:
-        self._marks = MARKS.get(endpoint, ())
-        self._depths = [(depth, array("I")) for depth in DEPTHS] if self._marks else []
+        self._endpoint = endpoint
+        self._depths = [(depth, array("I")) for depth in DEPTHS] if endpoint in MARKS else []
 
     def add(self, line: bytes | None) -> None:
         """``line``: as the client wrote it; None: it cannot run, and stays with the one before it."""
@@ -37,7 +46,7 @@ class PromptBeginnings:
             for _, checksums in self._depths:
                 checksums.append(checksums[-1] if checksums else 0)
             return
-        begin = self._begin(line)
+        begin = prompt_begin(self._endpoint, line)
         low, checksum = begin, 0
         for depth, checksums in self._depths:
             high = begin + depth
@@ -58,10 +67,3 @@ class PromptBeginnings:
             keys.append(first[group])
         order: Rows = np.lexsort((*reversed(keys), within))
         return order
-
-    def _begin(self, line: bytes) -> int:
-        for mark in self._marks:
-            place = line.find(mark)
-            if place >= 0:
-                return place
-        return 0

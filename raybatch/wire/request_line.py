@@ -169,6 +169,14 @@ def request_body(line: bytes) -> bytes:
     return bytes(_FIELDS.decode(line)["body"])
 
 
+def answer_limit(expected_tokens: int, length: int) -> int:
+    """Tokens that a row may answer, or is assumed to: what is expected of its line but for the prompt.
+
+    ``length``: bytes of the line.
+    """
+    return max(0, expected_tokens - length // BYTES_PER_TOKEN)
+
+
 def quoted(text: str) -> str:
     """A client's text, short enough for a message."""
     return text if len(text) <= QUOTED_CHARACTERS_MAX else text[:QUOTED_CHARACTERS_MAX] + "…"

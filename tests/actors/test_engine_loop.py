@@ -21,6 +21,7 @@ from raybatch.core.events import CancelAsked, DrainAsked, EnginePhase, EngineRep
 from raybatch.core.fitness import GpuLimits, GpuReading, judge
 from raybatch.core.model import Batch, BatchStatus
 from raybatch.core.policy import Policy
+from raybatch.engine.contract import EngineReply
 from raybatch.engine.echo import EchoEngine, EchoSettings
 from raybatch.errors import Unavailable
 from tests.actors.local import (
@@ -54,6 +55,33 @@ async def test_every_row_is_answered_once_in_input_order(home: Home) -> None:
         assert [line["custom_id"] for line in output] == [f"id-{i}" for i in range(1_000)]
         said = [line["response"]["body"]["choices"][0]["message"]["content"] for line in output]
         assert said == [f"echo: row {i}" for i in range(1_000)]
+
+
+class Noting(EchoEngine):
+    """Notes the requests as they enter."""
+
+    def __init__(self, settings: EchoSettings) -> None:
+        super().__init__(settings)
+        self.entered: list[bytes] = []
+
+    async def generate(self, url: str, body: bytes, request_id: str) -> EngineReply:
+        self.entered.append(body)
+        return await super().generate(url, body, request_id)
+
+
+async def test_the_last_rows_enter_the_longest_first_by_what_the_others_answered(home: Home) -> None:
+    """Long answers come of long questions here, and the file ends with them."""
+    long = " word" * 60
+    upload = upload_of(400, lambda i: f"row {i}{long}" if i % 10 == 0 or i >= 380 else f"row {i}")
+    engine = Noting(SLOW)
+    async with scheduling(home) as (scheduler, gateway), engine_running(home, gateway, engine):
+        batch = await create(scheduler, await store(home, scheduler, upload))
+        batch = await ended(scheduler, batch.batch_id)
+
+        assert batch.tally.completed == 400
+        assert not any(long.encode() in body for body in engine.entered[-20:])
+        output = await lines_of(home, scheduler, batch.batch_id, "output")
+        assert [line["custom_id"] for line in output] == [f"id-{i}" for i in range(400)]
 
 
 async def test_an_engine_serves_though_the_end_of_its_last_report_while_loading_was_lost(home: Home) -> None:

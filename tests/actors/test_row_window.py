@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raybatch.actors.held_lease import RequestRow
 from raybatch.actors.row_window import RowWindow
@@ -91,6 +91,38 @@ async def test_rows_that_cost_more_enter_less_often() -> None:
     assert sorted(word[0] for word in gate.asked) == ["c"] * 6 + ["d"] * 2
     rows.close()
     rows.abort()
+
+
+def limited(name: str, *limits: int) -> list[RequestRow]:
+    rows = requests(name, len(limits))
+    return [replace(row, limit_tokens=limit) for row, limit in zip(rows, limits, strict=True)]
+
+
+async def test_the_last_rows_enter_the_longest_first_across_leases() -> None:
+    gate = Gate()
+    rows = window(gate, 1)
+    rows.add(lease("b", 1, 3), limited("b", 9, 1, 5))
+    rows.add(lease("b", 2, 3), limited("c", 2, 8, 4))
+    rows.begin_last_wave()
+    for _ in range(6):
+        await settled()
+        await gate.finish(gate.asked[-1])
+    assert gate.asked == ["b0", "c1", "b2", "c2", "c0", "b1"]
+    assert {chunk: len(found) for chunk, found in rows.take_finished("b").items()} == {1: 3, 2: 3}
+
+
+async def test_a_lease_given_back_in_the_last_wave_starts_no_row_and_new_rows_follow_it() -> None:
+    gate = Gate()
+    rows = window(gate, 1)
+    rows.add(lease("b", 1, 2), limited("b", 9, 7))
+    rows.add(lease("b", 2, 2), limited("c", 8, 6))
+    rows.begin_last_wave()
+    rows.give_back(2)
+    rows.add(lease("b", 3, 2), limited("d", 50, 60))
+    for _ in range(4):
+        await settled()
+        await gate.finish(gate.asked[-1])
+    assert gate.asked == ["b0", "b1", "d0", "d1"]
 
 
 async def test_a_higher_priority_takes_every_free_place() -> None:
