@@ -6,14 +6,16 @@ Each has its engine loaded all the time, and all engines are of the same nicenes
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -31,9 +33,12 @@ from raybatch.errors import OperatorError
 BATCH: Final = "batch"
 LLM: Final = "LLM.generate"
 RUN_BATCH: Final = "vllm run-batch"
+RAY_DATA: Final = "Ray Data LLM"
 LOOK_S: Final = 1.0  #: between two looks at a batch: looking often would take part in the race
 RUN_MAX_S: Final = 1800.0
 STOP_MAX_S: Final = 30.0
+#: what it imports and this environment lacks, by requirements/queues.sh
+NEEDS_OF_RAY_DATA: Final = Path(__file__).parents[1] / ".cache" / "ray-data"
 
 ROWS_SQL: Final = """
 SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS finished_at,
@@ -179,6 +184,15 @@ class RunBatchArm(ChildArm):
         return measured
 
 
+class RayDataArm(ChildArm):
+    """``ray.data.llm`` over the prompts, from its engine's first row to the caller's last."""
+
+    name = RAY_DATA
+
+    def run(self, wanted: list[Prompt]) -> Measured:
+        return self._measured(llm_child.Ask(wanted))
+
+
 @contextmanager
 def llm_arm(cluster: OwnCluster) -> Iterator[LlmArm]:
     """Loaded with what the home of the cluster, which is up, says of models and engines.
@@ -197,7 +211,18 @@ def run_batch_arm(cluster: OwnCluster) -> Iterator[RunBatchArm]:
 
 
 @contextmanager
-def _loaded(module: str, cluster: OwnCluster) -> Iterator[subprocess.Popen[bytes]]:
+def ray_data_arm(cluster: OwnCluster) -> Iterator[RayDataArm]:
+    """As ``llm_arm``, but that each run loads an engine of its own."""
+    if not NEEDS_OF_RAY_DATA.is_dir():
+        raise OperatorError(f"{RAY_DATA} lacks what it imports: run `bash requirements/queues.sh`")
+    with _loaded("jobs.ray_data_child", cluster, {"PYTHONPATH": str(NEEDS_OF_RAY_DATA)}) as child:
+        yield RayDataArm(child)
+
+
+@contextmanager
+def _loaded(
+    module: str, cluster: OwnCluster, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[bytes]]:
     log_path = cluster.home.logs / f"{module.rpartition('.')[2]}.log"
     engine = psutil.Process(cluster.pids("engine")[0])
     niceness = engine.nice()  # Ray's workers are nicer than who starts them
@@ -207,6 +232,7 @@ def _loaded(module: str, cluster: OwnCluster) -> Iterator[subprocess.Popen[bytes
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=os.environ | environment,
         )
     try:
         if _line(child) != llm_child.READY:

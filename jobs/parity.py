@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.arms import BATCH, LLM, RUN_BATCH, Arm, BatchArm, llm_arm, run_batch_arm
+from jobs.arms import BATCH, LLM, RAY_DATA, RUN_BATCH, Arm, BatchArm, llm_arm, ray_data_arm, run_batch_arm
 from jobs.cores import ENGINE_CORE, WORKER, Cores, CpuMeter, divided
 from jobs.own_cluster import OwnCluster
 from jobs.prompts import CHAT, ENDPOINT, Prompt, prompts
@@ -33,6 +33,7 @@ GPU_SHARE: Final = 0.84  #: of the card's memory, for all engines that share it 
 PEERS: Final[dict[str, tuple[str, Callable[[OwnCluster], AbstractContextManager[Arm]]]]] = {
     LLM: (ENDPOINT, llm_arm),
     RUN_BATCH: (CHAT, run_batch_arm),
+    RAY_DATA: (ENDPOINT, ray_data_arm),
 }
 
 Say = Callable[[str], None]

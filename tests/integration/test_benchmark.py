@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import large, parity
+from jobs.arms import NEEDS_OF_RAY_DATA, RAY_DATA
 from jobs.benchmark import app
 from jobs.memory import ROLES
 
@@ -25,6 +26,8 @@ ROWS = 6
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("peer", parity.PEERS)
 def test_parity_runs_both_arms_over_the_same_tokens(peer: str, tmp_path: Path) -> None:
+    if peer == RAY_DATA and not NEEDS_OF_RAY_DATA.is_dir():
+        pytest.skip("run `bash requirements/queues.sh` first")
     asked = ["parity", f"--rows={ROWS}", "--rounds=1", f"--cache={CACHE}", "--set=vllm.max_num_seqs=8"]
     report, shown = _run([*asked, f"--peer={peer}"], tmp_path)
 
