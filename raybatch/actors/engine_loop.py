@@ -86,7 +86,7 @@ class EngineLoop:
         self._swap_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._more_expected = False  #: the last report brought rows
-        self._left_rows = 0  #: that nobody held when it last asked for some
+        self._left_rows = 0  #: known to be waiting for this engine and no other
         self._in_flight: tuple[e.RowsInFlight, ...] = ()  #: at the engine's death, when a row may be to blame
 
     def wake(self) -> None:
@@ -346,8 +346,7 @@ class EngineLoop:
         self._more_expected = bool(orders.leases)
         for lease in orders.leases:
             await self._take_lease(lease, window)
-        if orders.left_rows is not None:
-            self._left_rows = orders.left_rows
+        self._left_rows = orders.left_rows or 0
         if orders.left_rows == 0:
             window.begin_last_wave()
         window.forget_settled()

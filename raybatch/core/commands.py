@@ -43,7 +43,8 @@ class EngineOrders:
     """The answer to an EngineReport."""
 
     leases: tuple[Lease, ...] = ()
-    left_rows: int | None = None  #: that may be leased to it after these; None: nobody looked
+    #: that it alone may get after these; None: nobody looked, or others may get them, too
+    left_rows: int | None = None
     dropped: tuple[int, ...] = ()  #: chunk ids whose lease is no longer this engine's: abort their rows
     give_back: tuple[int, ...] = ()  #: chunk ids that are paused: start none of their rows, finish what runs
     window_share: float = 1.0  #: of its window the engine may use

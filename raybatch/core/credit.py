@@ -24,8 +24,8 @@ def wanted_rows(credit: int, unfinished: int, uncommitted: int) -> int:
 
 
 def rest_is_near(left_rows: int, window_rows: int) -> bool:
-    """``left_rows``: that nobody held when the engine last asked. The last window of them is asked for in one
-    piece, so that the engine sees early enough which rows are the last."""
+    """The last window of rows is asked for in one piece, so that the engine sees early enough which rows are
+    the last. ``left_rows``: known to be waiting for this engine and no other."""
     return 0 < left_rows <= window_rows
 
 

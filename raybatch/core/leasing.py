@@ -21,8 +21,11 @@ from raybatch.core.state import State
 CHUNK_ROWS_MIN = 16  #: smaller pieces cost more in bookkeeping than they win in balance
 
 
-def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[tuple[LeaseGranted, ...], int]:
-    """Leases for about ``report.wants_rows`` rows, and how many rows are left that nobody holds.
+def grant(
+    state: State, report: EngineReport, freed: frozenset[int]
+) -> tuple[tuple[LeaseGranted, ...], int | None]:
+    """Leases for about ``report.wants_rows`` rows, and how many are left then that only this engine may get;
+    None when others may get them, too.
 
     ``freed``: chunks whose lease ends in this decision.
     """
@@ -40,7 +43,8 @@ def grant(state: State, report: EngineReport, freed: frozenset[int]) -> tuple[tu
         token += 1
         chunk_id = max(chunk_id, lease.chunk_id + 1)
         wanted_rows -= lot.last_rows
-    return tuple(granted), sum(lot.free_rows for lot in lots)
+    left_rows = sum(lot.free_rows for lot in lots)
+    return tuple(granted), None if others and left_rows else left_rows
 
 
 def has_rows(state: State, report: EngineReport) -> bool:

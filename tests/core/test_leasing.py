@@ -47,14 +47,23 @@ def test_an_engine_gets_about_what_it_asks_for_and_nothing_when_it_asks_for_noth
     assert sum(rows_by_batch(scene.report(wants_rows=300).leases).values()) == 300
 
 
-def test_an_engine_is_told_how_many_rows_nobody_holds() -> None:
+def test_an_engine_is_told_how_many_rows_it_alone_may_still_get() -> None:
     scene = Scene()
     scene.accept(500)
     scene.accept(100, "batch_2")
     first = scene.report("e1", wants_rows=300)
     assert first.left_rows == 300
     assert scene.report("e1", held=first.leases, wants_rows=0).left_rows is None, "nobody looked"
-    assert scene.report("e1", held=first.leases, wants_rows=1_000).left_rows == 0
+    second = scene.report("e2", wants_rows=100)
+    assert (sum(lease.count for lease in second.leases) > 0, second.left_rows) == (True, None)
+
+
+def test_all_engines_are_told_when_nothing_is_left() -> None:
+    scene = Scene()
+    scene.accept(40)
+    first = scene.report("e1", wants_rows=100, window=100)
+    assert first.left_rows == 0
+    assert scene.report("e2", wants_rows=100, window=100).left_rows == 0
 
 
 def test_no_chunk_is_larger_than_a_bitmap_may_be() -> None:

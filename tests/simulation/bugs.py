@@ -37,13 +37,14 @@ def no_token_check(state: Any, written: Any, piece: Any) -> cmd.Verdict:
 
 def grant_under_the_old_token(
     state: Any, report: Any, freed: Any, real: Any = leasing.grant
-) -> tuple[LeaseGranted, ...]:
+) -> tuple[tuple[LeaseGranted, ...], int | None]:
     given, token = [], state.next_token
-    for lease in real(state, report, freed):
+    granted, left_rows = real(state, report, freed)
+    for lease in granted:
         chunk = state.chunks.get(lease.chunk_id)
         given.append(replace(lease, token=token if chunk is None else chunk.token))
         token += chunk is None
-    return tuple(given)
+    return tuple(given), left_rows
 
 
 def take_any_token(self: Any, grant: Any, real: Any = State._grant) -> Any:
