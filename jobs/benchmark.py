@@ -25,6 +25,7 @@ from jobs import parity as p
 from jobs import pollers as asked
 from jobs import prefixes as begun
 from jobs import sharing as shared
+from jobs import starts as begin
 from jobs import tail as ends
 from jobs.api import clean_up_on_sigterm
 from jobs.arms import BATCH, LLM
@@ -266,6 +267,23 @@ def pollers(
     report = asked.report(runs, asking)
     draw = partial(plots.pollers, runs)
     _tell([tables.pollers(runs, report)], report, draw, json_path, plot_path)
+
+
+@app.command()
+def starts(
+    rows: Annotated[int, typer.Option(min=1, help="Of the batch that runs on through all of it.")] = 5_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Each in a home of its own.")] = 3,
+    model: ModelName = None,
+    assignments: Assignments = None,
+    cache: CachePath = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """Seconds to the first token: after a start, a killed engine, a kill of everything."""
+    settings = p.engine_settings(_model(model), cache or _cache(), None, 1, tuple(assignments or ()))
+    starts = begin.measure(settings, rows, rounds, _say)
+    report = begin.report(starts)
+    _tell([tables.starts(starts)], report, partial(plots.starts, starts), json_path, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:

@@ -80,9 +80,16 @@ def both_arms(settings: Settings, peer: str, say: Say) -> Iterator[tuple[Arm, Ar
 @contextmanager
 def loaded(settings: Settings) -> Iterator[OwnCluster]:
     """A raybatch whose engine is ready, until the block ends."""
+    with loading(settings) as cluster:
+        cluster.up()
+        yield cluster
+
+
+@contextmanager
+def loading(settings: Settings) -> Iterator[OwnCluster]:
+    """A raybatch that is not up yet, and is removed when the block ends."""
     cluster = OwnCluster(Home(Path(tempfile.mkdtemp(prefix="raybatch-"))), settings, ENGINE_READY_MAX_S)
     try:
-        cluster.up()
         yield cluster
     finally:
         cluster.close()

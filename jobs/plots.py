@@ -18,6 +18,7 @@ from jobs.memory import ROLES as RAYBATCH_ROLES
 from jobs.runs import STEADY, Ratio, Run
 from jobs.sharing import Round
 from jobs.soak_samples import AT, RAYS_FILES, Sample
+from jobs.starts import KINDS, Start
 
 if TYPE_CHECKING:
     from jobs.large import Course as Loaded
@@ -293,6 +294,21 @@ def pollers(runs: list[asked.Run], path: Path) -> None:
             answers.step(sorted(run.latencies_ms), shares, color=COLOURS[1], alpha=0.7, linewidth=1)
     answers.axhline(0.99, color="grey", linestyle=":")
     answers.set(xscale="log", xlabel="ms; a line a run, dotted: 99 %", ylabel="share of the answers")
+    figure.savefig(path, dpi=120)
+
+
+def starts(starts: list[Start], path: Path) -> None:
+    """A dot a start: seconds to the first token."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, kind in enumerate(KINDS):
+        times_s = [start.first_token_s for start in starts if start.kind == kind]
+        axes.scatter([place] * len(times_s), times_s, color=COLOURS[0], alpha=0.8)
+    axes.set_xticks(range(len(KINDS)), KINDS)
+    axes.set(xlim=(-0.5, len(KINDS) - 0.5), ylabel="seconds to the first token")
+    axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=120)
 
 

@@ -18,6 +18,7 @@ from jobs.runs import Ratio, Run
 from jobs.sharing import Round
 from jobs.soak_samples import AT, Sample
 from jobs.soak_use import Tally
+from jobs.starts import KINDS, Start
 
 if TYPE_CHECKING:
     from jobs.scale import Run as Weighing
@@ -169,6 +170,16 @@ def pollers(runs: list[asked.Run], report: Mapping[str, Any]) -> Table:
         table.add_row(f"round {run.round + 1}: {run.arm}", f"{run.wall_s:.2f}", answers, *seen)
     failed = report["arms"]["failed"]
     table.caption = f"time with clients ÷ without: {_told(report['ratio']['time'])}; {failed} looks failed"
+    return table
+
+
+def starts(starts: list[Start]) -> Table:
+    table = Table("seconds until", "the API answers", "the first token", title="starts")
+    for kind in KINDS:
+        mine = [start for start in starts if start.kind == kind]
+        api_s = [start.api_s for start in mine if start.api_s is not None]
+        first_token = Ratio.of([start.first_token_s for start in mine])
+        table.add_row(kind, f"{_median(api_s):.1f}" if api_s else "", _told(first_token, 1))
     return table
 
 

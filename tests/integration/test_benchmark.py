@@ -13,6 +13,7 @@ from jobs import large, parity
 from jobs.arms import NEEDS_OF_RAY_DATA, RAY_DATA
 from jobs.benchmark import app
 from jobs.memory import ROLES
+from jobs.starts import KINDS
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,6 +43,19 @@ def test_parity_runs_both_arms_over_the_same_tokens(peer: str, tmp_path: Path) -
         assert sum(tokens for _, tokens in peer["finishes"]) == peer["completion_tokens"]
     assert report["ratio"].keys() == {"wall", "steady"}
     assert "where the time goes" in shown
+
+
+@pytest.mark.vllm
+@pytest.mark.cluster
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+def test_starts_tells_how_soon_there_is_a_token_after_each_kind_of_start(tmp_path: Path) -> None:
+    report, _ = _run(["starts", "--rounds=1", f"--cache={CACHE}"], tmp_path)
+
+    assert [run["kind"] for run in report["runs"]] == list(KINDS)
+    assert [run["api_s"] is None for run in report["runs"]] == [False, True, False]
+    assert all(run["first_token_s"] > (run["api_s"] or 0.0) for run in report["runs"])
 
 
 @pytest.mark.vllm
