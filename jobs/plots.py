@@ -128,7 +128,8 @@ def intake(rounds: list[intake_speed.Round], growth_bytes: dict[str, int], path:
         times.bar(place - 0.2, round_.loads_s, 0.36, color=COLOURS[1])
         times.bar(place + 0.2, round_.upload_s, 0.36, color=COLOURS[0], alpha=0.5)
         times.bar(place + 0.2, round_.validate_s, 0.36, bottom=round_.upload_s, color=COLOURS[0])
-    times.legend(["json.loads", "upload", "create to in_progress"], frameon=False)
+    times.legend(["json.loads", "upload", "create to in_progress"], frameon=False, ncols=3, fontsize=8)
+    times.margins(y=0.15)  # for the legend
     times.set(xlabel="round", ylabel="seconds")
     memory.bar(list(growth_bytes), [grown / MIB for grown in growth_bytes.values()], color=COLOURS[0])
     memory.axhline(GROWTH_MAX_MIB, color="grey", linestyle=":")

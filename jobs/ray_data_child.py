@@ -48,7 +48,6 @@ def arguments_of(home: Home) -> dict[str, Any]:
     engine = asyncio.run(make_engine(home, settings, settings.models[0], 0))
     assert isinstance(engine, VllmEngine), settings.engine.kind
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
 
     given = AsyncEngineArgs.from_cli_args(arguments(engine.settings))
     plain = AsyncEngineArgs(model=given.model)
@@ -57,8 +56,6 @@ def arguments_of(home: Home) -> dict[str, Any]:
         for name in AsyncEngineArgs.__dataclass_fields__
         if getattr(given, name) != getattr(plain, name)
     }
-    if current_platform.is_cpu():
-        differing["distributed_executor_backend"] = "mp"  # vLLM's own choice; Ray Data's would be "uni"
     return differing | {"model": given.model, "disable_log_stats": False}  # or rows have no times
 
 
