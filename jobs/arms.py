@@ -10,12 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -65,6 +64,13 @@ class Arm(Protocol):
     def run(self, wanted: list[Prompt]) -> Measured: ...
 
 
+def uploaded(cluster: OwnCluster, wanted: list[Prompt], endpoint: str = ENDPOINT) -> dict[str, str]:
+    """What to ask for a batch of these prompts, whose file is there."""
+    content = {"file": ("prompts.jsonl", upload(cluster.settings.models[0].id, wanted, endpoint))}
+    file_id = cluster.post("/v1/files", files=content, data={"purpose": "batch"})["id"]
+    return {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
+
+
 class BatchArm:
     """From ``POST /v1/batches`` to the moment its output file is ready; the upload came before."""
 
@@ -79,13 +85,9 @@ class BatchArm:
         return {process.pid: kind_of(process.command) or process.role for process in found}
 
     def run(self, wanted: list[Prompt]) -> Measured:
-        cluster = self._cluster
-        body = upload(cluster.settings.models[0].id, wanted, self._endpoint)
-        content = {"file": ("prompts.jsonl", body)}
-        file_id = cluster.post("/v1/files", files=content, data={"purpose": "batch"})["id"]
-        asked = {"input_file_id": file_id, "endpoint": self._endpoint, "completion_window": "24h"}
+        asked = uploaded(self._cluster, wanted, self._endpoint)
         asked_at = time.time()
-        batch_id = cluster.post("/v1/batches", json=asked)["id"]
+        batch_id = self._cluster.post("/v1/batches", json=asked)["id"]
         self._wait_ended(batch_id)
         return self._measured(batch_id, asked_at)
 
@@ -156,10 +158,12 @@ class ChildArm:
         return Measured(answer.wall_s, answer.finishes, _phases(instants))
 
 
-class LlmArm(ChildArm):
-    """``generate`` over all prompts at once."""
+class PromptsArm(ChildArm):
+    """Over all prompts at once: ``LLM.generate``, or ``ray.data.llm`` from its engine's first row on."""
 
-    name = LLM
+    def __init__(self, child: subprocess.Popen[bytes], name: str) -> None:
+        super().__init__(child)
+        self.name = name
 
     def run(self, wanted: list[Prompt]) -> Measured:
         return self._measured(llm_child.Ask(wanted))
@@ -184,23 +188,14 @@ class RunBatchArm(ChildArm):
         return measured
 
 
-class RayDataArm(ChildArm):
-    """``ray.data.llm`` over the prompts, from its engine's first row to the caller's last."""
-
-    name = RAY_DATA
-
-    def run(self, wanted: list[Prompt]) -> Measured:
-        return self._measured(llm_child.Ask(wanted))
-
-
 @contextmanager
-def llm_arm(cluster: OwnCluster) -> Iterator[LlmArm]:
+def llm_arm(cluster: OwnCluster) -> Iterator[PromptsArm]:
     """Loaded with what the home of the cluster, which is up, says of models and engines.
 
     Raises OperatorError with the last words of a child that did not load.
     """
     with _loaded("jobs.llm_child", cluster) as child:
-        yield LlmArm(child)
+        yield PromptsArm(child, LLM)
 
 
 @contextmanager
@@ -211,18 +206,16 @@ def run_batch_arm(cluster: OwnCluster) -> Iterator[RunBatchArm]:
 
 
 @contextmanager
-def ray_data_arm(cluster: OwnCluster) -> Iterator[RayDataArm]:
+def ray_data_arm(cluster: OwnCluster) -> Iterator[PromptsArm]:
     """As ``llm_arm``, but that each run loads an engine of its own."""
     if not NEEDS_OF_RAY_DATA.is_dir():
         raise OperatorError(f"{RAY_DATA} lacks what it imports: run `bash requirements/queues.sh`")
-    with _loaded("jobs.ray_data_child", cluster, {"PYTHONPATH": str(NEEDS_OF_RAY_DATA)}) as child:
-        yield RayDataArm(child)
+    with _loaded("jobs.ray_data_child", cluster, PYTHONPATH=str(NEEDS_OF_RAY_DATA)) as child:
+        yield PromptsArm(child, RAY_DATA)
 
 
 @contextmanager
-def _loaded(
-    module: str, cluster: OwnCluster, environment: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[subprocess.Popen[bytes]]:
+def _loaded(module: str, cluster: OwnCluster, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     log_path = cluster.home.logs / f"{module.rpartition('.')[2]}.log"
     engine = psutil.Process(cluster.pids("engine")[0])
     niceness = engine.nice()  # Ray's workers are nicer than who starts them

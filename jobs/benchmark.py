@@ -281,9 +281,8 @@ def starts(
 ) -> None:
     """Seconds to the first token: after a start, a killed engine, a kill of everything."""
     settings = p.engine_settings(_model(model), cache or _cache(), None, 1, tuple(assignments or ()))
-    starts = begin.measure(settings, rows, rounds, _say)
-    report = begin.report(starts)
-    _tell([tables.starts(starts)], report, partial(plots.starts, starts), json_path, plot_path)
+    found = begin.measure(settings, rows, rounds, _say)
+    _tell([tables.starts(found)], begin.report(found), partial(plots.starts, found), json_path, plot_path)
 
 
 def _chosen(words: str, known: Iterable[str]) -> list[str]:

@@ -11,7 +11,9 @@ import asyncio
 import os
 import sys
 import time
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
 
@@ -47,11 +49,15 @@ def main() -> None:
     os.dup2(2, 1)
     os.nice(int(sys.argv[2]) - os.nice(0))
     llm = load(Home.find(sys.argv[1]))
+    serve(answers, partial(generate, llm))
+
+
+def serve(answers: BinaryIO, run: Callable[[list[Prompt]], Answer]) -> None:
+    """Say that it is ready, and answer every line of stdin with a run."""
     answers.write(READY)
     answers.flush()
     for line in sys.stdin.buffer:
-        answer = generate(llm, msgspec.json.decode(line, type=Ask).prompts)
-        answers.write(msgspec.json.encode(answer) + b"\n")
+        answers.write(msgspec.json.encode(run(msgspec.json.decode(line, type=Ask).prompts)) + b"\n")
         answers.flush()
 
 

@@ -12,11 +12,10 @@ import asyncio
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
-import msgspec
-
-from jobs.llm_child import READY, Answer, Ask
+from jobs.llm_child import Answer, serve
 from jobs.prompts import Prompt, sampling
 from jobs.runs import Finish
 from raybatch.actors.engine_choice import make_engine
@@ -32,12 +31,7 @@ def main() -> None:
     home = Home.find(sys.argv[1])
     engine_kwargs = arguments_of(home)
     start_ray(home)
-    answers.write(READY)
-    answers.flush()
-    for line in sys.stdin.buffer:
-        answer = run(engine_kwargs, msgspec.json.decode(line, type=Ask).prompts)
-        answers.write(msgspec.json.encode(answer) + b"\n")
-        answers.flush()
+    serve(answers, partial(run, engine_kwargs))
 
 
 def arguments_of(home: Home) -> dict[str, Any]:

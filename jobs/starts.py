@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import httpx
 
+from jobs.arms import uploaded
 from jobs.own_cluster import OwnCluster, until
 from jobs.parity import ENGINE_READY_MAX_S, loading
-from jobs.prompts import ENDPOINT, prompts, upload
+from jobs.prompts import prompts
 from jobs.runs import Ratio
 from raybatch.config import Settings
 from raybatch.errors import RaybatchError
@@ -25,7 +26,7 @@ COLD: Final = "started"
 ENGINE: Final = "engine killed"
 ALL: Final = "all killed, started again"
 KINDS: Final = (COLD, ENGINE, ALL)
-RUNNING_TOKENS: Final = 20  #: committed before the next kill
+RUNNING_ROWS: Final = 20  #: committed before the next kill
 FIRST_SQL: Final = """
 SELECT epoch_us(min(finished_at)) / 1e6 AS at FROM results WHERE epoch_us(started_at) / 1e6 > {}"""
 
@@ -63,7 +64,8 @@ def _round(settings: Settings, rows: int, number: int, say: Say) -> list[Start]:
         begun_at = time.time()
         cluster.up(engines=0)
         api_s = time.time() - begun_at
-        batch_id = _created(cluster, rows)
+        wanted = [replace(prompt, tokens=1) for prompt in prompts(rows, seed=0)]
+        batch_id = cluster.post("/v1/batches", json=uploaded(cluster, wanted))["id"]
         starts = [Start(COLD, number, api_s, _first_token_s(cluster, batch_id, begun_at))]
         say(f"round {number + 1}, {COLD}: {starts[-1].first_token_s:.1f} s")
 
@@ -83,15 +85,6 @@ def _round(settings: Settings, rows: int, number: int, say: Say) -> list[Start]:
     return starts
 
 
-def _created(cluster: OwnCluster, rows: int) -> str:
-    wanted = [replace(prompt, tokens=1) for prompt in prompts(rows, seed=0)]
-    content = {"file": ("prompts.jsonl", upload(cluster.settings.models[0].id, wanted, ENDPOINT))}
-    file_id = cluster.post("/v1/files", files=content, data={"purpose": "batch"})["id"]
-    asked = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
-    batch_id: str = cluster.post("/v1/batches", json=asked)["id"]
-    return batch_id
-
-
 def _first_token_s(cluster: OwnCluster, batch_id: str, since: float) -> float:
     """From ``since`` to the end of the first row that began after it; looked up once it is committed."""
     found: list[float] = []
@@ -109,7 +102,7 @@ def _first_token_s(cluster: OwnCluster, batch_id: str, since: float) -> float:
 def _wait_running(cluster: OwnCluster, batch_id: str) -> None:
     """Until it has gone on for a while. Raises TimeoutError, and AssertionError when it has ended before."""
     counts = cluster.get(f"/v1/batches/{batch_id}")["request_counts"]
-    least = counts["completed"] + RUNNING_TOKENS
+    least = counts["completed"] + RUNNING_ROWS
 
     def gone_on() -> bool:
         shown = cluster.get(f"/v1/batches/{batch_id}")

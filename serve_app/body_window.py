@@ -1,9 +1,8 @@
 """How much of a request's body Serve holds: a window.
 
 Serve's proxy takes a body as fast as the client sends it, and the replica fetches it as fast as the proxy has
-it, so both would hold whatever the app has not read yet: 260 MB and 160 MB of a file of 200. Here the proxy
-lets a window of it in, and the replica says how much the app has read, in a message of the answer that goes
-no further than the proxy.
+it, so both would hold whatever the app has not read yet. Here the proxy lets a window of it in, and the
+replica says how much the app has read, in a message of the answer that goes no further than the proxy.
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ class ProxyWindow:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         room = asyncio.Event()
         room.set()
         unread_bytes = 0
@@ -56,9 +58,6 @@ class ProxyWindow:
             else:
                 await send(message)
 
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         extensions = {**(scope.get("extensions") or {}), EXTENSION: {}}
         await self._app({**scope, "extensions": extensions}, receive_within, send_on)
 

@@ -315,8 +315,7 @@ class EngineLoop:
         return max(wanted, self._left_rows) if near else wanted
 
     def _asks_at_once(self) -> bool:
-        wanted = self._wanted_rows()
-        if self._window is None or not wanted or not self._more_expected:
+        if not self._more_expected or self._window is None or not (wanted := self._wanted_rows()):
             return False
         near = rest_is_near(self._left_rows, self._window.window_rows)
         return near or asks_at_once(wanted, self._credit_rows())
