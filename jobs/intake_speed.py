@@ -26,7 +26,7 @@ from raybatch.core.model import TERMINAL
 LOOK_S: Final = 0.25  #: looking takes part in the race; the ledger knows the instants better
 VALIDATED_MAX_S: Final = 600.0
 LINES_MIN: Final = 100
-ROLES: Final = ("scheduler", "replica", "proxy", "chore")
+ROLES: Final = ("scheduler", "replica", "chore")
 WORDS: Final = 'the quick brown fox jumps over the lazy dog and says "so it goes", naïvely: '
 
 Say = Callable[[str], None]

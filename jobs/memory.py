@@ -27,7 +27,7 @@ from jobs.trial import Trial, requests
 from raybatch.actors.cluster_facts import processes
 from raybatch.config import Home
 
-ROLES: Final = ("scheduler", "replica", "proxy", "chore", "engine", "engine-child")
+ROLES: Final = ("scheduler", "replica", "chore", "engine", "engine-child")
 SAMPLE_S: Final = 0.25
 MIB: Final = 1 << 20
 

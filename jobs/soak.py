@@ -25,7 +25,7 @@ from jobs.soak_samples import HOUR_S, Sampler, slopes_an_hour
 from jobs.soak_use import Use
 
 WARM_UP: Final = 0.25  #: of the whole time; growth is judged by what comes after
-JUDGED: Final = ("scheduler", "replica", "proxy", "engine", "engine-child")  #: roles that live throughout
+JUDGED: Final = ("scheduler", "replica", "engine", "engine-child")  #: roles that live throughout
 
 
 def main(

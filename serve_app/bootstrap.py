@@ -38,7 +38,7 @@ def main() -> None:
         _retire_old(name)
     scheduler = ensure_scheduler(home)
     ensure_engines(home)
-    deploy(home, settings)
+    deploy(home)
     ray.get(scheduler.warm.remote())
 
 

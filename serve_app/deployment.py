@@ -1,54 +1,53 @@
-"""The HTTP door as a Ray Serve application."""
+"""The HTTP door as a Ray Serve application.
+
+Serve starts it, watches it and starts it again. Requests do not pass Serve's proxy: that is a process and two
+copies more for each, and it takes an upload as fast as the client sends it, however slowly the app reads. The
+replica serves HTTP itself, on the socket that the supervisor holds.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ray import serve
-from starlette.types import ASGIApp
 
+from raybatch.actors.api_socket import NAME, take_api_socket
+from raybatch.actors.cluster_facts import read_facts
 from raybatch.actors.head import ON_HEAD
-from raybatch.config import Home, Settings
-from serve_app.body_window import ReplicaWindow
-from serve_app.serve_fit import FitForServe
+from raybatch.config import Home
+from serve_app.http_server import HttpServer
 
 APP_NAME = "raybatch"
-ONGOING_REQUESTS_MAX = 200
 
 
-@serve.ingress()
 class HttpDoor:
-    """One replica: it reads the settings of its home and builds the app when it starts."""
+    """One replica: it reads the settings of its home and serves the app from its start on."""
 
     def __init__(self, home_path: str) -> None:
-        self._home = Home(Path(home_path))
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
         from raybatch.actors.scheduler_handle import RayScheduler
         from serve_app.app import build_app
 
-        app = build_app(self._home, self._home.load(), RayScheduler(self._home))
-        return FitForServe(ReplicaWindow(app))
+        home = Home(Path(home_path))
+        facts = read_facts(home)
+        assert facts is not None, "the supervisor writes cluster.json first"
+        app = build_app(home, home.load(), RayScheduler(home))
+        self._server = HttpServer(app, take_api_socket(Path(facts.ray_temp_dir) / NAME))
+
+    async def check_health(self) -> None:
+        """Serve asks before it calls the replica ready, and every few seconds."""
+        await self._server.check()
 
 
 DEPLOYMENT = serve.deployment(
     name="door",
     num_replicas=1,
-    max_ongoing_requests=ONGOING_REQUESTS_MAX,
     ray_actor_options={"num_cpus": 0, "resources": ON_HEAD},
     graceful_shutdown_timeout_s=5.0,
     graceful_shutdown_wait_loop_s=0.5,
 )(HttpDoor)
 
 
-def deploy(home: Home, settings: Settings) -> None:
-    """Serve ``home`` at the address of ``settings``. Ray is connected; returns once requests are answered."""
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={
-            "host": settings.api.host,
-            "port": settings.api.port,
-            "request_timeout_s": None,  # an upload or a download takes as long as it takes
-        },
-    )
-    serve.run(DEPLOYMENT.bind(str(home.root)), name=APP_NAME, route_prefix="/")
+def deploy(home: Home) -> None:
+    """Serve ``home``. Ray is connected; returns once requests are answered."""
+    serve.start(proxy_location="Disabled")
+    serve.run(DEPLOYMENT.bind(str(home.root)), name=APP_NAME, route_prefix=None)

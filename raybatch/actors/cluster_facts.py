@@ -44,7 +44,7 @@ class ClusterFacts:
 @dataclass(frozen=True)
 class ProcessFacts:
     pid: int
-    role: str  #: supervisor, ray, dashboard, proxy, replica, scheduler, engine, engine-child, chore or other
+    role: str  #: supervisor, ray, dashboard, replica, scheduler, engine, engine-child, chore or other
     rss_bytes: int
     started_at: float
     command: str
@@ -192,8 +192,6 @@ def _role(command: str, process: psutil.Process) -> str:
         ("ray::SchedulerActor", "scheduler"),
         ("ray::EngineActor", "engine"),
         ("ray::ServeReplica", "replica"),
-        ("ray::ProxyActor", "proxy"),
-        ("ray::HTTPProxyActor", "proxy"),
         ("ray::ChoreActor", "chore"),
         ("echo_child", "engine-child"),
         ("VLLM::", "engine-child"),

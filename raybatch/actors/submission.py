@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN_BYTES_MAX: Final = 80
 LINE_BYTES_MAX: Final = 16 << 20  #: looked at to find the first request
 WHOLE_BYTES_MAX: Final = 64 << 20  #: a larger file goes in parts
-PART_BYTES: Final = 16 << 20  #: held by this process, by the server's proxy and by its replica
+PART_BYTES: Final = 16 << 20  #: held by this process
 STEP_RETRIES: Final = 8  #: of the stock client, half a minute in all: a replica that died is back by then
 GIVE_UP_MAX_S: Final = 5.0  #: to tell the server that nothing more will come
 

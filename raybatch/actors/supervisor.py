@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from raybatch.actors.api_socket import NAME, ApiSocket
 from raybatch.actors.cluster_facts import (
     CLUSTER_VARIABLE,
     ClusterFacts,
@@ -60,6 +61,7 @@ class Supervisor:
         self._settings = settings
         self._stop = threading.Event()
         self._head: subprocess.Popen[bytes] | None = None
+        self._api: ApiSocket | None = None
         self._environment: dict[str, str] = {}
         self._facts = ClusterFacts(
             home=str(home.root),
@@ -91,6 +93,8 @@ class Supervisor:
             finally:
                 self._say("stopping", "stopping")
                 self._end()
+                if self._api is not None:
+                    self._api.close()
                 (self._home.run / "cluster.json").unlink(missing_ok=True)
 
     def _keep_alive(self) -> None:
@@ -123,6 +127,7 @@ class Supervisor:
         }
         if on_network(self._settings.ray):
             self._environment.pop(LOOPBACK_VARIABLE)
+        self._open_api(temp_dir)
         self._facts = replace(
             self._facts,
             ray_address=f"{self._settings.ray.node_ip}:{ports[0]}",
@@ -139,6 +144,14 @@ class Supervisor:
                 stderr=output,
                 start_new_session=True,
             )
+
+    def _open_api(self, temp_dir: Path) -> None:
+        """Once, for all replicas there will be. Raises OperatorError when somebody has the address."""
+        api = self._settings.api
+        try:
+            self._api = self._api or ApiSocket(api.host, api.port, temp_dir / NAME)
+        except OSError as error:
+            raise OperatorError(f"cannot listen on {api.host}:{api.port}: {error.strerror}") from error
 
     def _bootstrap(self) -> None:
         """Scheduler, engines and HTTP door, in a process that ends when they are asked for."""
@@ -243,9 +256,7 @@ def head_environment(home: Home, cluster: str) -> dict[str, str]:
         "RAY_task_events_report_interval_ms": "0",  # or GCS keeps 100,000 calls that nobody looks at
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.body_window.in_proxy",
-        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",  # a hop less for each request and answer
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the app never blocks its loop
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the API's server runs in the replica's own loop
         "SPT_NOENV": "1",  # process titles must not overwrite the environment that says whose they are
         "TMPDIR": str(home.scratch),
         "VLLM_NO_USAGE_STATS": "1",

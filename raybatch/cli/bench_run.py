@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from raybatch.config import Home, ModelSettings, Settings
 
 SAMPLE_S: Final = 1.0
-ROLES: Final = ("engine", "engine-child", "scheduler", "replica", "proxy")
+ROLES: Final = ("engine", "engine-child", "scheduler", "replica")
 FINISHES_SQL: Final = """
 SELECT epoch_us(started_at) / 1e6 AS started_at, epoch_us(finished_at) / 1e6 AS finished_at,
     prompt_tokens, completion_tokens

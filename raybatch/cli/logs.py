@@ -20,7 +20,7 @@ BATCH_PREFIX = "batch_"
 SUFFIXES = (".log", ".out", ".err")
 #: What WHICH may say beside a part of a name, and the processes it stands for.
 ROLES = {
-    "api": ("proxy", "replica"),
+    "api": ("replica",),
     "scheduler": ("scheduler",),
     "engine": ("engine", "engine-child"),
     "supervisor": ("supervisor",),

@@ -16,7 +16,7 @@ WORKER = "worker-0a1b-01000000-{pid}.err"
 
 @pytest.fixture
 def session(home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Ray session with the files of a scheduler, an engine, a proxy and somebody unknown."""
+    """A Ray session with the files of a scheduler, an engine, a replica and somebody unknown."""
     roles = {501: "scheduler", 502: "engine", 503: "other"}
     found = [ProcessFacts(pid, role, 1, 0.0, "ray::X") for pid, role in roles.items()]
     monkeypatch.setattr(cluster_facts, "processes", lambda home: found)
@@ -31,7 +31,7 @@ def session(home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch) 
     for pid, role in roles.items():
         lines = "".join(f"{role} line {number}\n" for number in range(5))
         (folder / WORKER.format(pid=pid)).write_text(lines)
-    (folder / "serve" / "proxy_127.0.0.1.log").write_text("a request\n")
+    (folder / "serve" / "replica_raybatch_door_abc.log").write_text("a request\n")
     (folder / "empty.log").touch()
     (home.logs / "supervisor.log").write_text("serving\n")
     return folder
@@ -40,7 +40,7 @@ def session(home: Home, running: ClusterFacts, monkeypatch: pytest.MonkeyPatch) 
 def test_without_a_name_the_files_are_listed_with_who_writes_them(raybatch: Run, session: Path) -> None:
     listed = json.loads(raybatch("logs", "--json").stdout)
     assert {file["name"]: file["role"] for file in listed} == {
-        "serve/proxy_127.0.0.1.log": "api",
+        "serve/replica_raybatch_door_abc.log": "api",
         "supervisor.log": "supervisor",
         WORKER.format(pid=501): "scheduler",
         WORKER.format(pid=502): "engine",

@@ -250,7 +250,7 @@ class Trialled:
         monkeypatch.setattr(
             "raybatch.actors.cluster_facts.running", lambda home: "up" in self.cluster.moves or None
         )
-        seen = [ProcessFacts(1, "engine", 3 << 30, 0.0, ""), ProcessFacts(2, "proxy", 1 << 30, 0.0, "")]
+        seen = [ProcessFacts(1, "engine", 3 << 30, 0.0, ""), ProcessFacts(2, "replica", 1 << 30, 0.0, "")]
         monkeypatch.setattr("raybatch.actors.cluster_facts.processes", lambda home: seen)
 
     def run(self, shape: Shape, *overviews: object) -> Run | Failed:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from jobs.echo_cluster import EchoCluster, echo_cluster, make_cluster
-from jobs.trial import Trial, committed, requests
-from raybatch.actors.cluster_facts import processes, running
+from jobs.trial import TRIAL_MAX_S, Trial, committed, requests
+from raybatch.actors.cluster_facts import processes, running, wait_gone
 from raybatch.core.model import ChunkState
 from raybatch.core.state import State
 from raybatch.errors import OperatorError
@@ -43,16 +45,21 @@ def test_down_drains_and_up_goes_on_while_another_home_is_left_alone(
 
 def test_a_taken_port_is_named_with_the_process_that_has_it(shared: EchoCluster) -> None:
     second = make_cluster(f"api.port={shared.settings.api.port}")
-    (proxy,) = shared.pids("proxy")
+    holders = "|".join(str(pid) for role in ("supervisor", "replica") for pid in shared.pids(role))
     try:
         with pytest.raises(
-            OperatorError, match=f"port {shared.settings.api.port} .* by pid {proxy} "
+            OperatorError, match=f"port {shared.settings.api.port} .* by pid ({holders}) "
         ) as refused:
             second.up()
         assert "--port" in refused.value.message
     finally:
         second.close()
-    assert proxy in shared.pids("proxy")
+    assert shared.get("/health")["status"]
+
+
+def test_a_request_that_comes_while_the_replica_is_away_is_answered_by_the_next(shared: EchoCluster) -> None:
+    assert wait_gone(shared.signal("replica", signal.SIGKILL), TRIAL_MAX_S)
+    assert httpx.get(f"{shared.url}/v1/batches", timeout=TRIAL_MAX_S).json()["object"] == "list"
 
 
 def test_a_home_that_runs_is_not_started_twice(shared: EchoCluster) -> None:
