@@ -73,13 +73,24 @@ def test_the_window_shrinks_to_what_the_engine_runs_and_grows_again_once_nothing
     assert size.rows(1.0) == 72
     size.note(progress(running=64, waiting=8), 72)
     assert size.rows(1.0) == 72  # as many as it runs at once, and a few that follow
-    size.note(progress(running=20, waiting=52), 72)
+    for running in (18, 20, 19, 20, 18, 20, 19, 20, 18, 20):
+        assert size.rows(1.0) == 72
+        size.note(progress(running=running, waiting=72 - running), 72)
     assert size.rows(1.0) == 28
     size.note(progress(running=28, waiting=0), 28)
     assert size.rows(1.0) == 32
     for _ in range(20):
         size.note(progress(running=60, waiting=0), size.rows(1.0))
     assert size.rows(1.0) == 72
+
+
+def test_rows_that_have_just_come_for_many_that_ended_at_once_do_not_shrink_the_window() -> None:
+    size = WindowSize(72)
+    for _ in range(50):
+        size.note(progress(running=64, waiting=8), 72)
+        for _ in range(9):  # nine looks in a row happen to meet it
+            size.note(progress(running=7, waiting=65), 72)
+        assert size.rows(1.0) == 72
 
 
 @pytest.mark.parametrize(("share", "rows"), [(1.0, 72), (0.5, 36), (0.001, 1), (0.0, 0)])
