@@ -288,7 +288,8 @@ def pollers(runs: list[asked.Run], path: Path) -> None:
         walls_s = [run.wall_s for run in runs if run.arm == arm]
         times.scatter([place] * len(walls_s), walls_s, color=COLOURS[place], alpha=0.8)
     times.set_xticks((0, 1), (asked.ALONE, asked.POLLED))
-    times.set(xlim=(-0.5, 1.5), ylim=(0, None), ylabel="seconds of the batch")
+    highest_s = max(run.wall_s for run in runs)
+    times.set(xlim=(-0.5, 1.5), ylim=(0, 1.1 * highest_s), ylabel="seconds of the batch")
     for run in runs:
         if run.latencies_ms:
             shares = [number / len(run.latencies_ms) for number in range(1, len(run.latencies_ms) + 1)]

@@ -16,6 +16,7 @@ from raybatch.actors.cluster_facts import read_facts
 from raybatch.actors.head import ON_HEAD
 from raybatch.config import Home
 from serve_app.http_server import HttpServer
+from serve_app.turns import Turns
 
 APP_NAME = "raybatch"
 
@@ -31,7 +32,7 @@ class HttpDoor:
         facts = read_facts(home)
         assert facts is not None, "the supervisor writes cluster.json first"
         app = build_app(home, home.load(), RayScheduler(home))
-        self._server = HttpServer(app, take_api_socket(Path(facts.ray_temp_dir) / NAME))
+        self._server = HttpServer(Turns(app), take_api_socket(Path(facts.ray_temp_dir) / NAME))
 
     async def check_health(self) -> None:
         """Serve asks before it calls the replica ready, and every few seconds."""
