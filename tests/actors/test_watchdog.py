@@ -93,6 +93,27 @@ def test_rows_that_have_just_come_for_many_that_ended_at_once_do_not_shrink_the_
         assert size.rows(1.0) == 72
 
 
+def test_rows_that_end_together_are_followed_by_as_many_that_stand_ready() -> None:
+    size = WindowSize(72)
+    for _ in range(8):
+        size.note(progress(running=8, waiting=0), size.rows(1.0))
+    assert size.rows(1.0) == 72 + 64
+    assert size.rows(0.5) == 36
+    for _ in range(60):
+        size.note(progress(running=64, waiting=size.rows(1.0) - 64), size.rows(1.0))
+    assert 72 < size.rows(1.0) < 72 + 64
+    for _ in range(100):
+        size.note(progress(running=64, waiting=8), size.rows(1.0))
+    assert size.rows(1.0) == 72
+
+
+def test_empty_places_of_a_window_that_is_not_full_are_the_last_rows_of_a_batch() -> None:
+    size = WindowSize(72)
+    for _ in range(8):
+        size.note(progress(running=8, waiting=0), 20)
+    assert size.rows(1.0) == 72
+
+
 @pytest.mark.parametrize(("share", "rows"), [(1.0, 72), (0.5, 36), (0.001, 1), (0.0, 0)])
 def test_a_share_of_the_window_is_never_less_than_a_row_unless_it_is_nothing(share: float, rows: int) -> None:
     assert WindowSize(72).rows(share) == rows
