@@ -21,6 +21,8 @@ from jobs.soak_samples import AT, RAYS_FILES, Sample
 from jobs.starts import KINDS, Start
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from jobs.large import Course as Loaded
     from jobs.scale import Run as Weighing
 
@@ -109,7 +111,7 @@ def sharing(rounds: list[Round], ratios: dict[str, Ratio], path: Path) -> None:
         for seconds in times_s:
             axes.plot(range(len(words)), seconds, color=COLOURS[0], marker="o", alpha=0.7)
         axes.set_xticks(range(len(words)), words)
-        axes.set(xlim=(-0.4, len(words) - 0.6), ylim=(0, None), ylabel="seconds")
+        axes.set(xlim=(-0.4, len(words) - 0.6), ylim=_from_zero(axes), ylabel="seconds")
         told = ratios[name]
         axes.set_title(
             f"the {who} batch; {name} {told.median:.3f} ({told.low:.3f} to {told.high:.3f})", fontsize=10
@@ -288,8 +290,7 @@ def pollers(runs: list[asked.Run], path: Path) -> None:
         walls_s = [run.wall_s for run in runs if run.arm == arm]
         times.scatter([place] * len(walls_s), walls_s, color=COLOURS[place], alpha=0.8)
     times.set_xticks((0, 1), (asked.ALONE, asked.POLLED))
-    highest_s = max(run.wall_s for run in runs)
-    times.set(xlim=(-0.5, 1.5), ylim=(0, 1.1 * highest_s), ylabel="seconds of the batch")
+    times.set(xlim=(-0.5, 1.5), ylim=_from_zero(times), ylabel="seconds of the batch")
     for run in runs:
         if run.latencies_ms:
             shares = [number / len(run.latencies_ms) for number in range(1, len(run.latencies_ms) + 1)]
@@ -310,7 +311,7 @@ def starts(starts: list[Start], path: Path) -> None:
         axes.scatter([place] * len(times_s), times_s, color=COLOURS[0], alpha=0.8)
     axes.set_xticks(range(len(KINDS)), KINDS)
     axes.set(xlim=(-0.5, len(KINDS) - 0.5), ylabel="seconds to the first token")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(*_from_zero(axes))
     figure.savefig(path, dpi=120)
 
 
@@ -347,3 +348,8 @@ def eta(courses: list[Course], path: Path) -> None:
         axes.set_title(f"{workload}: median, and what nine of ten beat (dotted)", fontsize=10)
         axes.set_ylabel("foretold end ÷ real end")
     figure.savefig(path, dpi=120)
+
+
+def _from_zero(axes: Axes) -> tuple[float, float]:
+    """Limits of y with room above what is drawn, however little it varies."""
+    return 0.0, 1.1 * axes.dataLim.y1
