@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ray import serve
 
-from raybatch.actors.api_socket import NAME, take_api_socket
+from raybatch.actors.api_socket import API_SOCKET_NAME, take_api_socket
 from raybatch.actors.cluster_facts import read_facts
 from raybatch.actors.head import ON_HEAD
 from raybatch.config import Home
@@ -32,7 +32,7 @@ class HttpDoor:
         facts = read_facts(home)
         assert facts is not None, "the supervisor writes cluster.json first"
         app = build_app(home, home.load(), RayScheduler(home))
-        self._server = HttpServer(Turns(app), take_api_socket(Path(facts.ray_temp_dir) / NAME))
+        self._server = HttpServer(Turns(app), take_api_socket(Path(facts.ray_temp_dir) / API_SOCKET_NAME))
 
     async def check_health(self) -> None:
         """Serve asks before it calls the replica ready, and every few seconds."""

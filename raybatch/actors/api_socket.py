@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-NAME: Final = "api.sock"  #: in Ray's temp dir, for the paths of such sockets must be short
+API_SOCKET_NAME: Final = "api.sock"  #: in Ray's temp dir, for the paths of such sockets must be short
 CLOSE_S: Final = 1.0  #: not every system wakes who waits at a closed socket
 _GIVEN: Final = b"\0"  #: a descriptor travels with at least one byte
 

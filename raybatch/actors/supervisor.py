@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from raybatch.actors.api_socket import NAME, ApiSocket
+from raybatch.actors.api_socket import API_SOCKET_NAME, ApiSocket
 from raybatch.actors.cluster_facts import (
     CLUSTER_VARIABLE,
     ClusterFacts,
@@ -149,7 +149,7 @@ class Supervisor:
         """Once, for all replicas there will be. Raises OperatorError when somebody has the address."""
         api = self._settings.api
         try:
-            self._api = self._api or ApiSocket(api.host, api.port, temp_dir / NAME)
+            self._api = self._api or ApiSocket(api.host, api.port, temp_dir / API_SOCKET_NAME)
         except OSError as error:
             raise OperatorError(f"cannot listen on {api.host}:{api.port}: {error.strerror}") from error
 

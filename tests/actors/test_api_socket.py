@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raybatch.actors.api_socket import NAME, ApiSocket, take_api_socket
+from raybatch.actors.api_socket import API_SOCKET_NAME, ApiSocket, take_api_socket
 from raybatch.actors.ports import free_ports
 
 HOST = "127.0.0.1"
@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / NAME
+    return tmp_path / API_SOCKET_NAME
 
 
 def test_who_connects_while_nobody_serves_is_taken_by_the_next(path: Path) -> None:
