@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import barriers as barred
+from jobs import blend as mixing
 from jobs import control as controlled
 from jobs import eta as told
 from jobs import intake_speed, plots, result_speed, tables
@@ -28,7 +29,7 @@ from jobs import sharing as shared
 from jobs import starts as begin
 from jobs import tail as ends
 from jobs.api import clean_up_on_sigterm
-from jobs.arms import BATCH, LLM
+from jobs.arms import BATCH, LLM, llm_arm
 from jobs.echo_cluster import echo_cluster
 from jobs.prefix_prompts import Sizes as PrefixSizes
 from jobs.prompts import OUTPUT_SPREAD, OUTPUT_TOKENS, OUTPUT_TOKENS_MEDIAN
@@ -110,8 +111,32 @@ def prefixes(
     with begun.all_arms(settings, keeping, _say) as arms:
         runs = begun.measure(arms, cores, sizes, rounds, _say)
     report = begun.report(runs, settings, cores, sizes)
-    draw = partial(plots.prefixes, runs)
-    _tell([tables.prefixes(runs, report["ratio"])], report, draw, json_path, plot_path)
+    draw = partial(plots.in_orders, runs)
+    _tell([tables.in_orders(runs, report["ratio"], "prefixes")], report, draw, json_path, plot_path)
+
+
+@app.command()
+def blend(
+    rows: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 80,
+    prompt_words: Annotated[int, typer.Option(min=1, help="Of the long prompts.")] = 500,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of the long answers.")] = 128,
+    rounds: Rounds = 2,
+    model: ModelName = None,
+    assignments: Assignments = None,
+    cache: CachePath = None,
+    json_path: JsonPath = None,
+    plot_path: PlotPath = None,
+) -> None:
+    """What mixing rows of long prompts with rows of long answers could win: LLM.generate in three orders."""
+    cores = p.cores_to_divide()
+    settings = p.engine_settings(_model(model), cache or _cache(), cores, 2, tuple(assignments or ()))
+    sizes = mixing.Sizes(rows, prompt_words, answer_tokens)
+    _say("starting raybatch, whose home the LLM is loaded from, and loading the LLM")
+    with p.loaded(settings) as cluster, llm_arm(cluster) as llm:
+        runs = mixing.measure(llm, cores, sizes, rounds, _say)
+    report = mixing.report(runs, settings, cores, sizes)
+    draw = partial(plots.in_orders, runs)
+    _tell([tables.in_orders(runs, report["ratio"], "blend")], report, draw, json_path, plot_path)
 
 
 @app.command()

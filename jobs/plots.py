@@ -65,7 +65,7 @@ def parity(runs: list[Run], arm: str, peer: str, ratios: dict[str, Ratio], path:
     figure.savefig(path, dpi=120)
 
 
-def prefixes(runs: list[Run], path: Path) -> None:
+def in_orders(runs: list[Run], path: Path) -> None:
     """Left: every run's tokens over time; right: its rate, and what its prompts found in the cache."""
     from matplotlib.figure import Figure
 

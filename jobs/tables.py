@@ -33,8 +33,9 @@ def parity(runs: list[Run], ratios: Mapping[str, Ratio]) -> Iterator[Table]:
         yield _where(arm, [run for run in runs if run.arm == arm])
 
 
-def prefixes(runs: list[Run], ratios: Mapping[str, Ratio]) -> Table:
-    table = Table("", "seconds", "output tokens/s", "steady", "prompt tokens cached", title="prefixes")
+def in_orders(runs: list[Run], ratios: Mapping[str, Ratio], title: str) -> Table:
+    """Arms that take the same rows in orders of their own."""
+    table = Table("", "seconds", "output tokens/s", "steady", "prompt tokens cached", title=title)
     for arm in dict.fromkeys(run.arm for run in runs):
         mine = [run for run in runs if run.arm == arm]
         rates = (

@@ -79,6 +79,19 @@ def test_prefixes_runs_every_arm_over_the_same_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")
+def test_blend_runs_the_same_rows_in_three_orders(tmp_path: Path) -> None:
+    sizes = ["--rows=3", "--prompt-words=40", "--answer-tokens=16"]
+    report, shown = _run(["blend", *sizes, "--rounds=1", f"--cache={CACHE}"], tmp_path)
+
+    assert [run["arm"] for run in report["runs"]] == ["long prompts first", "mixed", "long answers first"]
+    assert {run["completion_tokens"] for run in report["runs"]} == {3 * (8 + 16)}
+    assert len(report["ratio"]) == 2
+    assert "blend" in shown
+
+
+@pytest.mark.long
 @pytest.mark.cluster
 def test_sharing_reports_each_round_with_every_answer_checked(tmp_path: Path) -> None:
     asked = ["sharing", "--small-rows=20", "--large-rows=600", "--rows-per-s=300", "--rounds=2"]

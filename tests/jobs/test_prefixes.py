@@ -93,8 +93,8 @@ def test_ratios_hold_the_grouping_arm_against_each_peer(runs: list[Run], tmp_pat
     assert ratios["wall: grouped ÷ LLM.generate in file order"] == ratios["wall: grouped ÷ file order"]
     assert report["arms"][GROUPED]["cached_share"].low > report["arms"][KEPT]["cached_share"].high
     assert msgspec.json.decode(msgspec.json.encode(report))["sizes"]["prefixes"] == SIZES.prefixes
-    assert tables.prefixes(runs, ratios).row_count == 4
-    plots.prefixes(runs, tmp_path / "drawn.png")
+    assert tables.in_orders(runs, ratios, "prefixes").row_count == 4
+    plots.in_orders(runs, tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
