@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from raybatch.errors import BadRequest
-from raybatch.wire.jsonl import read_lines
+from raybatch.wire.jsonl import BYTE_ORDER_MARK, read_lines
 from serve_app.line_count import LineCount
 
 NOT_JSONL = "Invalid file format for Batch API. Must be .jsonl."
@@ -39,10 +39,11 @@ class JsonlCheck:
             self._judge(bytes(self._head))
 
     def _read_head(self, head: bytearray, block: bytes) -> None:
-        if not head:
-            block = block.lstrip(b"\r\n\t ")
         head += block
-        if b"\n" in block or len(head) > self._line_bytes_max:
+        mark = BYTE_ORDER_MARK if head.startswith(BYTE_ORDER_MARK) else b""
+        begun = head[len(mark) :].lstrip(b"\r\n\t ")
+        head[:] = mark + begun  # blank lines are not held
+        if b"\n" in begun or len(begun) > self._line_bytes_max:
             self._judge(bytes(head))
 
     def _judge(self, head: bytes) -> None:
