@@ -6,9 +6,10 @@ Refuses to change the upload, to run anything, and to know about Ray: the caller
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -106,7 +107,7 @@ def take_in_blocks(blocks: Iterable[bytes], index_path: Path, terms: IntakeTerms
     limits = terms.limits
     checker = LineChecker(terms.endpoint, terms.models, limits.media_domains)
     reading = _Reading(checker, terms)
-    with closing(checker), IndexWriter(index_path) as index:
+    with closing(checker), IndexWriter(index_path) as index, _no_cycles_sought():
         for line in read_lines(blocks, limits.line_bytes_max):
             entry = reading.take(line)
             if entry is not None:
@@ -130,6 +131,18 @@ def take_in_blocks(blocks: Iterable[bytes], index_path: Path, terms: IntakeTerms
         refused=0 if errors else reading.refused,
         spans=spans,
     )
+
+
+@contextmanager
+def _no_cycles_sought() -> Iterator[None]:
+    """Rows that wait to be written form none, and looking through them costs a tenth of the time."""
+    sought = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if sought:
+            gc.enable()
 
 
 def blocks(blob: Path) -> Iterator[bytes]:

@@ -62,8 +62,23 @@ class PromptBeginnings:
         """
         keys: list[npt.NDArray[Any]] = []
         for _, checksums in self._depths:
-            here = np.asarray(checksums)[rows]
-            _, first, group = np.unique(here, return_index=True, return_inverse=True)
-            keys.append(first[group])
+            first, distinct = _first_equal(np.asarray(checksums)[rows])
+            keys.append(first)
+            if distinct:  # then so is all that is deeper
+                break
         order: Rows = np.lexsort((*reversed(keys), within))
         return order
+
+
+def _first_equal(numbers: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], bool]:
+    """For each the place of the first one equal to it, and whether no two are. A million rows take 30 MB."""
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    begins = np.ones(len(numbers), np.bool_)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    del ordered
+    group = np.cumsum(begins, dtype=np.int32)
+    group -= 1
+    first = np.empty(len(numbers), np.uint32)
+    first[order] = order[begins].astype(np.uint32)[group]
+    return first, bool(begins.all())
