@@ -6,6 +6,7 @@ depends on it: whatever the batch asks instead, and wherever this breaks off, in
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ def read_ahead(home: Home, file_id: str, arriving: Path) -> ReadAhead | None:
             terms = IntakeTerms.of(home.load(), endpoint)
             index_path = home.scratch / f"{file_id}.parquet"
             report = take_in_blocks(_followed(file, arriving, final), index_path, terms)
+            if not os.path.samestat(os.fstat(file.fileno()), final.stat()):
+                return None  # it was given up, and sent again otherwise
             crash_point("ahead.indexed")
             return ReadAhead(terms, file.tell(), index_path, report)
     except (FileNotFoundError, _GivenUpError):

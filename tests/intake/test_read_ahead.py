@@ -148,3 +148,11 @@ def test_a_file_that_is_there_no_more_is_no_error(home: Home) -> None:
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_ahead, "LOOK_S", 0.0005)
+
+
+def test_what_was_read_of_another_file_than_the_one_it_became_is_not_used(home: Home) -> None:
+    """Its parts were put in another order, say: as many bytes, and others."""
+    other = home.files / ".tmp-other"
+    other.write_bytes(BAD)
+    (home.files / FILE_ID).write_bytes(BAD[::-1])
+    assert read_ahead.read_ahead(home, FILE_ID, other) is None
