@@ -29,8 +29,9 @@ FILL: Final = 2 * (b" " * (LARGE_BYTES - 1) + b"\n")  #: blank lines that make a
 PLACES: Final = (
     *((UPLOAD, label) for label in ("upload.written", "file.synced", "file.renamed")),
     *((UPLOAD, label) for label in ("upload.kept", "upload.remembered")),
-    *((LARGE, label) for label in ("large_upload.created", "upload_part.kept", "large_upload.chosen")),
-    *((LARGE, label) for label in ("large_upload.joined", "large_upload.remembered", "large_upload.ended")),
+    *((LARGE, label) for label in ("large_upload.created", "upload_part.synced", "upload_part.kept")),
+    *((LARGE, label) for label in ("large_upload.chosen", "large_upload.joined")),
+    *((LARGE, label) for label in ("large_upload.remembered", "large_upload.ended")),
     (AHEAD, "ahead.indexed"),
     *((CREATE, label) for label in ("create.remembered", "file.synced", "file.renamed")),
     *((CREATE, label) for label in ("intake.indexed", "chore.done", "chore.reported")),

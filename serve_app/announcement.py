@@ -15,16 +15,16 @@ from serve_app.door import Door
 class Announcement:
     """Of one upload, once; on the event loop. Nobody waits for it, and it may be lost."""
 
-    def __init__(self, door: Door, file_id: str) -> None:
+    def __init__(self, door: Door, file_id: str, made: bool = False) -> None:
         self._door = door
         self._file_id = file_id
-        self._made = False
+        self.made = made
 
     def grown(self, arriving: Path, size_bytes: int) -> None:
         """``arriving``: where the upload is on its way; ``size_bytes``: how much of it is there."""
-        if self._made or size_bytes < LARGE_BYTES:
+        if self.made or size_bytes < LARGE_BYTES:
             return
-        self._made = True
+        self.made = True
         path = str(arriving.relative_to(self._door.home.root))
         telling = asyncio.get_running_loop().create_task(self._tell(UploadArriving(self._file_id, path)))
         self._door.background.add(telling)

@@ -19,6 +19,7 @@ from raybatch.config import Home, Settings
 from raybatch.core.model import DEFAULT_TENANT
 from raybatch.errors import Busy, TooLarge
 from raybatch.storage.blobs import BlobStore
+from serve_app.whole import Wholes
 
 BODY_BYTES_MAX = 1 << 20  #: of a JSON body: sixteen pairs of metadata need a hundredth of it
 BUSY_RETRY_AFTER_S = 5
@@ -35,7 +36,11 @@ class Door:
     served_since: float  #: shown as the models' ``created``
     uploads: int = field(default=0, init=False)  #: under way in this replica
     parts: int = field(default=0, init=False)  #: of large uploads, likewise
+    wholes: Wholes = field(init=False)
     background: set[asyncio.Task[None]] = field(default_factory=set, init=False)  #: nobody waits for them
+
+    def __post_init__(self) -> None:
+        self.wholes = Wholes(self.settings.intake.line_bytes_max)
 
     @property
     def tenant(self) -> str:

@@ -7,12 +7,10 @@ whoever changes an upload holds it alone.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -25,10 +23,10 @@ from raybatch.crash_points import crash_point
 from raybatch.errors import BadRequest, Busy, TooLarge
 from raybatch.storage.uploads import PartWriter, UploadStore, no_such_upload
 from raybatch.wire.openai_objects import Json, upload_object
-from raybatch.wire.upload_params import CompletionParams, parse_completion_params, parse_upload_params
+from raybatch.wire.upload_params import parse_completion_params, parse_upload_params
 from serve_app.announcement import Announcement
 from serve_app.door import BUSY_RETRY_AFTER_S, Door, TheDoor, new_file_id, new_reply_to, small_body
-from serve_app.jsonl_check import JsonlCheck
+from serve_app.joining import joining
 from serve_app.openapi_schemas import EXPIRY, answers
 from serve_app.threads import in_thread
 from serve_app.upload import Form, Sink, base_name, check_length, disk_full_is_unavailable, read_form
@@ -107,16 +105,19 @@ async def create_upload(request: Request, door: TheDoor) -> Json:
 async def add_part(upload_id: str, request: Request, door: TheDoor) -> Json:
     """Add a part, 64 MiB at most. Parts may come in any order, and several at once."""
     with door.part_slot():
-        _check_pending(await in_thread(lambda: _load(door, upload_id)), "add a Part to")
+        known = await in_thread(lambda: _load(door, upload_id))
+        _check_pending(known, "add a Part to")
         await door.writable()
         check_length(request, PART_BYTES_MAX, _part_too_large)
         with disk_full_is_unavailable(), _store(door).part_writer(upload_id) as writer:
-            form = Form("data", (), Sink(writer.write, PART_BYTES_MAX, _part_too_large))
-            await read_form(request, form)
+            arriving = _Arriving(door, known, writer)
+            form = Form("data", (), Sink(arriving.write, PART_BYTES_MAX, _part_too_large))
+            await read_form(request, form, arriving.announce)
             form.filename()
             async with _held(door, upload_id) as upload:
                 _check_pending(upload, "add a Part to")
                 await in_thread(lambda: _keep(door, upload, writer))
+            arriving.keep()
     crash_point("upload_part.kept")
     created_at = int(time.time())
     return {"id": writer.part_id, "object": "upload.part", "created_at": created_at, "upload_id": upload_id}
@@ -136,7 +137,7 @@ async def complete_upload(upload_id: str, request: Request, door: TheDoor) -> Js
         _check_pending(upload, "complete")
         await door.writable()
         with disk_full_is_unavailable():
-            file = await in_thread(_joining(door, upload, params))
+            file = await in_thread(joining(door, upload, params))
             stored: File = await door.scheduler.ask(FileStored(new_reply_to(), file))
             crash_point("large_upload.remembered")
             completed = replace(upload, part_ids=params.part_ids, file=stored)
@@ -198,6 +199,32 @@ def _check_pending(upload: LargeUpload, verb: str) -> None:
 # -- its parts -----------------------------------------------------------------------------------------------
 
 
+class _Arriving:
+    """A part on its way. If it lies behind those before it, the file they make is checked meanwhile."""
+
+    def __init__(self, door: Door, upload: LargeUpload, writer: PartWriter) -> None:
+        self._door = door
+        self._upload_id = upload.upload_id
+        self._writer = writer
+        self._whole = door.wholes.take(upload.upload_id, writer.start)
+        announced = self._whole is not None and self._whole.announced
+        self._announcement = Announcement(door, upload.file_id, announced)
+
+    def write(self, block: bytes) -> None:
+        self._writer.write(block)
+        if self._whole is not None:
+            self._whole.feed(block)
+
+    def announce(self) -> None:
+        if self._whole is not None:
+            self._announcement.grown(self._writer.arriving, self._whole.size_bytes)
+            self._whole.announced = self._announcement.made
+
+    def keep(self) -> None:
+        if self._whole is not None:
+            self._door.wholes.keep(self._upload_id, self._whole)
+
+
 def _keep(door: Door, upload: LargeUpload, writer: PartWriter) -> None:
     """The upload is held. Raises BadRequest for a part that it has no room for."""
     if not writer.size_bytes:
@@ -212,68 +239,6 @@ def _keep(door: Door, upload: LargeUpload, writer: PartWriter) -> None:
             param="data",
         )
     writer.commit()
-
-
-def _joining(door: Door, upload: LargeUpload, params: CompletionParams) -> Callable[[], File]:
-    """To be called in a thread; what it has joined so far is announced from the event loop."""
-    loop, announcement = asyncio.get_running_loop(), Announcement(door, upload.file_id)
-
-    def grown(arriving: Path, size_bytes: int) -> None:
-        loop.call_soon_threadsafe(announcement.grown, arriving, size_bytes)
-
-    return lambda: _join(door, upload, params, grown)
-
-
-def _join(
-    door: Door, upload: LargeUpload, params: CompletionParams, grown: Callable[[Path, int], None]
-) -> File:
-    """The blob of the whole file, durable. The upload is held, and from then on has this order of parts."""
-    _check_parts(upload, params.part_ids, _store(door).parts(upload.upload_id))
-    check = JsonlCheck(door.settings.intake.line_bytes_max)
-    md5 = hashlib.md5(usedforsecurity=False)
-    with door.blobs.writer(upload.file_id) as writer:
-        for block in _store(door).blocks(upload.upload_id, params.part_ids):
-            check.feed(block)
-            writer.write(block)
-            grown(writer.arriving, writer.size_bytes)
-            if params.md5 is not None:
-                md5.update(block)
-        check.finish()
-        if params.md5 not in (None, md5.hexdigest()):
-            message = f"The md5 of these parts is {md5.hexdigest()}, but 'md5' says {params.md5}."
-            raise BadRequest(message, param="md5")
-        _store(door).save(replace(upload, part_ids=params.part_ids))
-        crash_point("large_upload.chosen")
-        size_bytes, sha256 = writer.commit()
-    crash_point("large_upload.joined")
-    now, expires_after_s = time.time(), upload.file_expires_after_s
-    return File(
-        file_id=upload.file_id,
-        tenant=upload.tenant,
-        purpose=upload.purpose,
-        filename=upload.filename,
-        size_bytes=size_bytes,
-        created_at=now,
-        sha256=sha256,
-        lines=check.lines,
-        expires_at=None if expires_after_s is None else now + expires_after_s,
-    )
-
-
-def _check_parts(upload: LargeUpload, part_ids: tuple[str, ...], sizes: dict[str, int]) -> None:
-    for place, part_id in enumerate(part_ids):
-        if part_id not in sizes:
-            message = f"No such Part in this Upload: {part_id[:200]}"
-            raise BadRequest(message, param=f"part_ids[{place}]")
-    if upload.part_ids not in ((), part_ids):
-        raise BadRequest("This Upload is being completed with its parts in another order.", param="part_ids")
-    found = sum(sizes[part_id] for part_id in part_ids)
-    if found != upload.size_bytes:
-        raise BadRequest(
-            f"The parts have {found:,} bytes together, but the Upload was declared with "
-            f"{upload.size_bytes:,}.",
-            param="part_ids",
-        )
 
 
 def _end(door: Door, upload: LargeUpload) -> None:

@@ -5,14 +5,22 @@ Refuses to know who owns an upload or whether it is still wanted: the ledger doe
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 from raybatch.crash_points import crash_point
 from raybatch.errors import NotFound, RaybatchError
-from raybatch.storage.atomic import TEMPORARY_PREFIX, fsync_dir, publish, written_before
+from raybatch.storage.atomic import (
+    TEMPORARY_PREFIX,
+    fsync_dir,
+    publish,
+    temporary_beside,
+    written_before,
+)
 from raybatch.storage.hashed_file import HashedFile
+from raybatch.storage.read_blocks import READ_BYTES, read_blocks
 
 FILE_ID = re.compile(r"file-[A-Za-z0-9]+")
 
@@ -35,25 +43,30 @@ class BlobStore:
         return self._root / file_id
 
     def chunks(
-        self, file_id: str, start: int = 0, stop: int | None = None, read_bytes: int = 1 << 20
+        self, file_id: str, start: int = 0, stop: int | None = None, read_bytes: int = READ_BYTES
     ) -> Generator[bytes]:
         """The bytes ``start`` (included) to ``stop`` (excluded, default: the end), ``read_bytes`` at a time.
 
         An unknown id raises NotFound at the first step of the iteration.
         """
         try:
-            file = self.path(file_id).open("rb", buffering=0)
+            yield from read_blocks(self.path(file_id), start, stop, read_bytes)
         except FileNotFoundError:
             raise NotFound(f"No such File object: {file_id}", param="id") from None
-        with file:
-            file.seek(start)
-            left = None if stop is None else stop - start
-            while left is None or left > 0:
-                block = file.read(read_bytes if left is None else min(read_bytes, left))
-                if not block:
-                    return
-                left = None if left is None else left - len(block)
-                yield block
+
+    def adopt(self, path: Path, file_id: str) -> bool:
+        """Make a file that is durable elsewhere a blob without copying it: whoever adopts must see to it that
+        it never changes. False where the filesystem does not give a file a second name."""
+        final = self.path(file_id)
+        temporary = temporary_beside(final)
+        os.utime(path)  # young, so that no sweep takes it before it is remembered
+        try:
+            os.link(path, temporary)
+        except OSError:
+            return False
+        publish(temporary, final)
+        temporary.unlink(missing_ok=True)  # asked again: two names of one file are not renamed
+        return True
 
     def remove(self, file_id: str) -> None:
         """Remove the bytes; an absent blob is fine."""

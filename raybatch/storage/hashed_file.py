@@ -1,11 +1,12 @@
-"""A file written under a temporary name while its bytes are counted and hashed.
+"""Files written while their bytes are counted and hashed.
 
-Refuses to give it its final name: what becomes of it differs, and is its heir's.
+Refuses to give them their final names: what becomes of a file differs, and is its heir's.
 """
 
 from __future__ import annotations
 
 import hashlib
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,23 +14,15 @@ from typing import Self
 from raybatch.storage.atomic import temporary_beside
 
 
-class HashedFile:
-    """Leaving the block before the file has another name removes every trace of it."""
+class HashedBytes:
+    """Bytes on their way into a file that its heir opens."""
 
-    def __init__(self, beside: Path, salt: bytes = b"") -> None:
-        """``beside``: a path in the directory where it is written. ``salt`` is hashed before its bytes."""
-        self._temporary = temporary_beside(beside)
+    _file: FileIO
+
+    def __init__(self, salt: bytes = b"") -> None:
+        """``salt`` is hashed before the bytes."""
         self._digest = hashlib.sha256(salt)
         self.size_bytes = 0
-
-    @property
-    def arriving(self) -> Path:
-        """Where it is while it grows."""
-        return self._temporary
-
-    def __enter__(self) -> Self:
-        self._file = self._temporary.open("xb", buffering=0)
-        return self
 
     def write(self, block: bytes) -> None:
         view = memoryview(block)
@@ -37,6 +30,24 @@ class HashedFile:
             view = view[self._file.write(view) :]
         self._digest.update(block)
         self.size_bytes += len(block)
+
+
+class HashedFile(HashedBytes):
+    """Of a temporary name. Leaving the block before it has another one removes every trace of it."""
+
+    def __init__(self, beside: Path, salt: bytes = b"") -> None:
+        """``beside``: a path in the directory where it is written."""
+        super().__init__(salt)
+        self._temporary = temporary_beside(beside)
+
+    @property
+    def arriving(self) -> Path:
+        """Where it is while it grows."""
+        return self._temporary
+
+    def __enter__(self) -> Self:
+        self._file = FileIO(self._temporary, "x")
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

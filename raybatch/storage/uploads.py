@@ -1,17 +1,17 @@
-"""Files that come in parts: a directory for each upload, with its record and one file a part.
+"""Files that come in parts: a directory for each upload, with its record and its parts.
 
-A part is named after its content, so that one sent again is the same part. Refuses to know what the parts
+A part is named after its content, so that one sent again is the same part. Parts that come one after the
+other are written one behind the other, any other one into a file of its own. Refuses to know what the parts
 hold and who may add them; who changes an upload holds it first.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +21,14 @@ from raybatch.core.large_upload import UPLOAD_LIFE_S, LargeUpload
 from raybatch.errors import Corrupt, NotFound
 from raybatch.storage.atomic import TEMPORARY_PREFIX, atomic_file, fsync_dir, publish, temporary_beside
 from raybatch.storage.hashed_file import HashedFile
+from raybatch.storage.joined_parts import JoinedParts, JoinedPartWriter, part_id_of
+from raybatch.storage.locked import locked
+from raybatch.storage.read_blocks import read_blocks
 
 UPLOAD_ID: Final = re.compile(r"upload_[0-9a-f]{32}")
 PART_ID: Final = re.compile(r"part_[0-9a-f]{32}")
 RECORD: Final = "upload.json"
 LATE_S: Final = 3_600.0  #: kept so long after its time: it may be in use, and be asked for again
-READ_BYTES: Final = 1 << 20
 
 
 class UploadStore:
@@ -65,30 +67,44 @@ class UploadStore:
         except FileNotFoundError:
             raise no_such_upload(upload_id) from None
         try:
-            yield _locked(descriptor)
+            yield locked(descriptor)
         finally:
             os.close(descriptor)
 
     def part_writer(self, upload_id: str) -> PartWriter:
         """A context manager to stream a part through; it does not count before ``commit``."""
-        return PartWriter(self._folder(upload_id))
+        folder = self._folder(upload_id)
+        joined = None if _own_sizes(folder) else JoinedParts(folder).writer()
+        return joined or OwnPartWriter(folder)
 
     def parts(self, upload_id: str) -> dict[str, int]:
         """The size in bytes of every part, by its id."""
-        with os.scandir(self._folder(upload_id)) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if PART_ID.fullmatch(entry.name)}
+        folder = self._folder(upload_id)
+        stretches = JoinedParts(folder).stretches()
+        return {part_id: len(stretch) for part_id, stretch in stretches.items()} | _own_sizes(folder)
 
     def blocks(self, upload_id: str, part_ids: Sequence[str]) -> Iterator[bytes]:
         """The bytes of these parts, one after the other. Each is known: ``parts`` has it."""
         folder = self._folder(upload_id)
+        joined = JoinedParts(folder)
+        stretches = joined.stretches()
         for part_id in part_ids:
-            with (folder / part_id).open("rb", buffering=0) as part:
-                while block := part.read(READ_BYTES):
-                    yield block
+            stretch = stretches.get(part_id)
+            if stretch is None:
+                yield from read_blocks(folder / part_id)
+            else:
+                yield from read_blocks(joined.path, stretch.start, stretch.stop)
+
+    def joined(self, upload_id: str, part_ids: Sequence[str]) -> AbstractContextManager[Path | None]:
+        """The file that is these parts one after the other, if there is one: durable, and unchanged until the
+        block ends."""
+        return JoinedParts(self._folder(upload_id)).whole(part_ids)
 
     def remove_parts(self, upload_id: str) -> None:
-        for part_id in self.parts(upload_id):
-            (self._folder(upload_id) / part_id).unlink(missing_ok=True)
+        folder = self._folder(upload_id)
+        JoinedParts(folder).remove()
+        for part_id in _own_sizes(folder):
+            (folder / part_id).unlink(missing_ok=True)
 
     def over(self, now: float) -> list[Path]:
         """The directories of uploads whose time ended long ago, and what is left of removed ones."""
@@ -108,8 +124,10 @@ class UploadStore:
         return self._root / upload_id
 
 
-class PartWriter(HashedFile):
-    """One part on its way to disk."""
+class OwnPartWriter(HashedFile):
+    """One part on its way into a file of its own."""
+
+    start = None  #: behind no other part
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / RECORD, salt=folder.name.encode())
@@ -117,13 +135,17 @@ class PartWriter(HashedFile):
 
     @property
     def part_id(self) -> str:
-        """Of what was written so far: the same bytes in the same upload are the same part."""
-        return f"part_{self._digest.hexdigest()[:32]}"
+        return part_id_of(self._digest.hexdigest())
 
     def commit(self) -> None:
         """Make the part durable under its id."""
         self._file.close()
         publish(self._temporary, self._folder / self.part_id)
+
+
+PartWriter = (
+    OwnPartWriter | JoinedPartWriter
+)  #: ``part_id``: the same bytes in the same upload, the same part
 
 
 def no_such_upload(upload_id: str) -> NotFound:
@@ -138,12 +160,10 @@ def _record(folder: Path) -> LargeUpload:
         raise Corrupt(f"{folder / RECORD} cannot be read: {error}") from None
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _own_sizes(folder: Path) -> dict[str, int]:
+    """Of the parts in files of their own."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if PART_ID.fullmatch(entry.name)}
 
 
 def _ended_at(folder: Path) -> float:

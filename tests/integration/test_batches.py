@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from openai import APIStatusError, OpenAI
-from openai.types import Batch
+from openai.types import Batch, FileObject
 
 from jobs.echo_cluster import EchoCluster, until
 from jobs.trial import ENDED, ENDPOINT, TRIAL_MAX_S, Trial, request, requests, upload_of
@@ -47,14 +47,27 @@ def test_chores_run_in_one_warm_process_and_in_another_when_that_is_killed(share
     assert shared.pids("chore") != warm
 
 
+@pytest.mark.parametrize("in_parts", [False, True], ids=["in one request", "in parts"])
 def test_a_large_upload_is_read_while_it_arrives_and_its_batch_takes_what_was_found(
-    shared: EchoCluster, client: OpenAI
+    shared: EchoCluster, client: OpenAI, in_parts: bool
 ) -> None:
     """The index has the same inode before and after: nobody wrote another one."""
     lines = b"".join(
         json.dumps(request(f"r{number}", "x" * 4_000)).encode() + b"\n" for number in range(3_000)
     )
-    file = client.files.create(file=("large.jsonl", lines), purpose="batch")
+    file: FileObject | None
+    if in_parts:
+        file = client.uploads.upload_file_chunked(
+            file=lines,
+            filename="large.jsonl",
+            bytes=len(lines),
+            mime_type="application/jsonl",
+            purpose="batch",
+            part_size=len(lines) // 3,
+        ).file
+    else:
+        file = client.files.create(file=("large.jsonl", lines), purpose="batch")
+    assert file is not None
     ahead = shared.home.scratch / f"{file.id}.parquet"
     until(ahead.exists, TRIAL_MAX_S, "nobody read ahead")
     inode = ahead.stat().st_ino

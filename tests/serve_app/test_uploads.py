@@ -39,7 +39,7 @@ async def test_a_file_in_parts_becomes_one_like_any_other(
     assert await content_of(client, file) == CONTENT
     known = await scheduler.read("file", "default", file.id)
     assert (known.lines, known.sha256) == (LINES, hashlib.sha256(CONTENT).hexdigest())
-    assert parts_left(home) == []
+    assert parts_left(home) == set()
 
 
 async def test_the_stock_clients_own_way_feeds_a_batch(
@@ -96,7 +96,7 @@ async def test_a_cancelled_upload_keeps_nothing(client: AsyncOpenAI, home: Home)
     part_ids = await sent(client, upload)
     for _ in range(2):  # asked again, it answers the same
         assert (await client.uploads.cancel(upload.id)).status == "cancelled"
-    assert parts_left(home) == []
+    assert parts_left(home) == set()
     for ask in (client.uploads.complete(upload.id, part_ids=part_ids), sent(client, upload)):
         with pytest.raises(openai.BadRequestError) as refused:
             await ask

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types import Upload
 
 from raybatch.config import Home
 from raybatch.storage.blobs import BlobWriter
-from raybatch.storage.uploads import PartWriter, UploadStore
-from serve_app import uploads
+from raybatch.storage.hashed_file import HashedBytes
+from raybatch.storage.joined_parts import JoinedPartWriter
+from raybatch.storage.uploads import UploadStore
+from serve_app import joining, uploads
 from tests.serve_app.local_scheduler import LocalScheduler, blobs
 from tests.serve_app.requests import some
-from tests.serve_app.upload_steps import CONTENT, begun, content_of, message, parts_left, sent
+from tests.serve_app.upload_steps import CONTENT, begun, content_of, message, parts_left, sent, sent_in_turn
+
+Send = Callable[[AsyncOpenAI, Upload], Awaitable[list[str]]]
 
 
 class Died(BaseException):
@@ -31,10 +36,11 @@ def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def arm(label: str) -> None:
         def passing(passed: str) -> None:
             if passed == label:
-                monkeypatch.setattr(uploads, "crash_point", lambda _: None)
+                arm("nothing more")
                 raise Died
 
-        monkeypatch.setattr(uploads, "crash_point", passing)
+        for module in (uploads, joining):
+            monkeypatch.setattr(module, "crash_point", passing)
 
     return arm
 
@@ -75,11 +81,12 @@ async def test_completing_again_answers_the_same_file_and_only_for_the_same_part
     "label",
     ["large_upload.chosen", "large_upload.joined", "large_upload.remembered", "large_upload.ended"],
 )
+@pytest.mark.parametrize("send", [sent, sent_in_turn])
 async def test_dying_while_it_is_completed_costs_nothing_and_makes_one_file(
-    client: AsyncOpenAI, home: Home, dies_at: Callable[[str], None], label: str
+    client: AsyncOpenAI, home: Home, dies_at: Callable[[str], None], label: str, send: Send
 ) -> None:
     upload = await begun(client)
-    part_ids = await sent(client, upload)
+    part_ids = await send(client, upload)
     dies_at(label)
     with pytest.raises(Died):
         await client.uploads.complete(upload.id, part_ids=part_ids)
@@ -96,7 +103,7 @@ async def test_dying_while_it_is_completed_costs_nothing_and_makes_one_file(
     assert await content_of(client, completed.file) == CONTENT
     assert await client.uploads.complete(upload.id, part_ids=part_ids) == completed
     assert [path.name for path in blobs(home)] == [completed.file.id]
-    assert parts_left(home) == []
+    assert parts_left(home) == set()
 
 
 async def test_dying_while_a_part_comes_leaves_no_part_of_it(
@@ -108,11 +115,11 @@ async def test_dying_while_a_part_comes_leaves_no_part_of_it(
         raise Died
 
     with monkeypatch.context() as patched:
-        patched.setattr(PartWriter, "commit", dead)
-        patched.setattr(PartWriter, "__exit__", lambda writer, *_: writer._file.close())  # and nothing else
+        patched.setattr(JoinedPartWriter, "commit", dead)
+        patched.setattr(JoinedPartWriter, "__exit__", lambda writer, *_: writer._file.close())
         with pytest.raises(Died):
             await client.uploads.parts.create(upload.id, data=CONTENT)
-    assert parts_left(home) == []
+    assert parts_left(home) == set()
     completed = await client.uploads.complete(upload.id, part_ids=await sent(client, upload))
     assert await content_of(client, completed.file) == CONTENT
 
@@ -144,7 +151,7 @@ async def test_a_scheduler_that_is_away_is_a_503_and_the_upload_goes_on_afterwar
     assert await content_of(client, completed.file) == CONTENT
 
 
-@pytest.mark.parametrize("writer", [PartWriter, BlobWriter])
+@pytest.mark.parametrize("writer", [HashedBytes, BlobWriter])
 async def test_a_full_disk_is_a_503_and_the_step_can_be_asked_again(
     client: AsyncOpenAI, home: Home, monkeypatch: pytest.MonkeyPatch, writer: type[Any]
 ) -> None:

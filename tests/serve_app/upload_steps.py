@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -36,13 +35,25 @@ async def sent(client: AsyncOpenAI, upload: Upload, content: bytes = CONTENT, pi
     return [part.id for part in added]
 
 
+async def sent_in_turn(
+    client: AsyncOpenAI, upload: Upload, content: bytes = CONTENT, pieces: int = 3
+) -> list[str]:
+    """As the stock client's ``upload_file_chunked`` does."""
+    step = -(-len(content) // pieces)
+    return [
+        (await client.uploads.parts.create(upload.id, data=content[start : start + step])).id
+        for start in range(0, len(content), step)
+    ]
+
+
 async def content_of(client: AsyncOpenAI, file: FileObject | None) -> bytes:
     assert file is not None
     return (await client.files.content(file.id)).content
 
 
-def parts_left(home: Home) -> list[Path]:
-    return list(home.uploads.glob("*/part_*"))
+def parts_left(home: Home) -> set[str]:
+    """Their ids, in whatever files they lie."""
+    return {path.name.split(".")[0] for path in home.uploads.glob("*/part_*")}
 
 
 def message(refused: pytest.ExceptionInfo[openai.APIStatusError]) -> str:
