@@ -34,8 +34,9 @@ class CustomIds:
         self._hashes.append(hash(custom_id))
 
     def repeats(self, custom_ids: Iterable[str | None]) -> Repeats:
-        """``custom_ids``: the same ids in the same order, read only when some hashes are equal."""
+        """To be asked once. ``custom_ids``: the same in the same order, read only when some hashes are equal."""
         suspects = self._suspects()
+        self._hashes = array("q")
         if not suspects.any():
             return Repeats(np.empty(0, np.int64), np.empty(0, np.int64))
         rows, digests = _digests(suspects, custom_ids)
