@@ -247,6 +247,7 @@ class _Reading:
         if self._beginnings is None:
             return
         numbers = np.asarray(self._model_numbers) if self._models else np.zeros(len(self._line_numbers), "H")
+        self._line_numbers = array("q")  # no fault is named any more, and there is no better time to let go
         rows = np.argsort(numbers, kind="stable")  # by position: as ``group_by_model`` left them
         with IndexReader(index_path) as index:
             stretches = list(index.stretches(GROUPED_BYTES))

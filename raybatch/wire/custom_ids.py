@@ -34,7 +34,7 @@ class CustomIds:
         self._hashes.append(hash(custom_id))
 
     def repeats(self, custom_ids: Iterable[str | None]) -> Repeats:
-        """To be asked once. ``custom_ids``: the same in the same order, read only when some hashes are equal."""
+        """Asked once. ``custom_ids``: the same in the same order, read only when some hashes are equal."""
         suspects = self._suspects()
         self._hashes = array("q")
         if not suspects.any():
