@@ -28,6 +28,11 @@ class JsonlCheck:
         """So far, without blank ones."""
         return self._count.lines
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the first line."""
+        return len(self._head or b"") + len(self.first_line)
+
     def feed(self, block: bytes) -> None:
         if self._head is not None:
             self._read_head(self._head, block)

@@ -9,7 +9,8 @@ from typing import Final
 from raybatch.errors import BadRequest
 from serve_app.jsonl_check import JsonlCheck
 
-KEPT_MAX: Final = 64  #: of one replica; each holds its file's first line at the most
+KEPT_MAX: Final = 64  #: of one replica
+HELD_BYTES_MAX: Final = 64 << 10  #: of the first line; one with more of it is read again instead
 
 
 class Whole:
@@ -36,6 +37,10 @@ class Whole:
         if self._refusal is not None:
             raise self._refusal
         self._check.finish()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._check.held_bytes
 
     @property
     def sha256(self) -> str:
@@ -66,6 +71,8 @@ class Wholes:
         return self.new() if size_bytes == 0 else None
 
     def keep(self, upload_id: str, whole: Whole) -> None:
+        if whole.held_bytes > HELD_BYTES_MAX:
+            return
         self._kept[upload_id] = whole
         if len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)

@@ -45,9 +45,7 @@ class JoinedParts:
             return None
         end = max((stretch.stop for stretch in self.stretches().values()), default=0)
         stat = os.fstat(file.fileno())
-        if (
-            stat.st_size != end or stat.st_nlink != 1
-        ):  # with a second name it is a file, and those never change
+        if stat.st_size != end or stat.st_nlink != 1:  # of two names: it is a file by now, and those stay
             file.close()
             return None
         return JoinedPartWriter(self._folder, file, end)

@@ -19,7 +19,7 @@ from raybatch.config import Home
 from raybatch.core.events import Event, UploadArriving
 from serve_app import joining
 from serve_app.upload import WRITE_BYTES
-from serve_app.whole import KEPT_MAX, Wholes
+from serve_app.whole import HELD_BYTES_MAX, KEPT_MAX, Wholes
 from tests.serve_app.conftest import MakeHttp
 from tests.serve_app.local_scheduler import LocalScheduler, blobs
 from tests.serve_app.requests import some
@@ -204,6 +204,16 @@ def test_what_is_known_of_an_upload_counts_for_its_very_length_and_is_taken_once
     wholes.keep("a", whole)
     assert wholes.take("a", 3) is whole
     assert wholes.take("a", 3) is None
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_first_line_that_is_long_is_not_held_between_parts(end: bytes) -> None:
+    wholes = Wholes(1 << 20)
+    for length, known in ((HELD_BYTES_MAX, True), (HELD_BYTES_MAX + 1, False)):
+        whole = wholes.new()
+        whole.feed(b'"' + b"x" * (length - 2) + b'"' + end)
+        wholes.keep("a", whole)
+        assert (wholes.take("a", length + len(end)) is whole) is known
 
 
 def test_so_many_are_known_at_once() -> None:
