@@ -132,7 +132,7 @@ def intake(rounds: list[intake_speed.Round], growth_bytes: dict[str, int], path:
         times.bar(place + 0.2, round_.validate_s, 0.36, bottom=round_.upload_s, color=COLOURS[0])
     times.legend(["json.loads", "upload", "create to in_progress"], frameon=False, ncols=3, fontsize=8)
     times.margins(y=0.15)  # for the legend
-    times.set(xlabel="round", ylabel="seconds")
+    times.set(xlabel="round", ylabel="seconds", xticks=[round_.number for round_ in rounds])
     memory.bar(list(growth_bytes), [grown / MIB for grown in growth_bytes.values()], color=COLOURS[0])
     memory.axhline(GROWTH_MAX_MIB, color="grey", linestyle=":")
     memory.set(ylabel="MiB more than for a few lines; dotted: the limit")
@@ -153,7 +153,8 @@ def results(rounds: list[result_speed.Round], path: Path) -> None:
         ):
             reading.plot((2 * pair, 2 * pair + 1), (mine_s, peer_s), color=COLOURS[pair], marker="o")
     ended.axhline(COMPLETED_MAX_S, color="grey", linestyle=":")
-    ended.set(xlabel="round", ylabel="seconds from last row to completed; dotted: the limit")
+    ended.set(xlabel="round", ylabel="seconds to completed; dotted: the limit")
+    ended.set_xticks([round_.number for round_ in rounds])
     reading.set_xticks(range(4), ["download", "static file", "SQL", "DuckDB"])
     reading.set(ylabel="seconds", ylim=(0, None))
     figure.savefig(path, dpi=120)
