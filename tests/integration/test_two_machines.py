@@ -38,11 +38,10 @@ START_MAX_S = 120
 
 PLACES = """
 import json
-from ray.util.state import list_actors, list_nodes, list_tasks
+from ray.util.state import list_actors, list_nodes
 heads = {node.node_id for node in list_nodes() if node.is_head_node}
 actors = [(actor.class_name, actor.node_id) for actor in list_actors(filters=[("state", "=", "ALIVE")])]
-tasks = [(task.name, task.node_id) for task in list_tasks(filters=[("type", "=", "NORMAL_TASK")])]
-print(json.dumps([(name, "head" if place in heads else "other") for name, place in actors + tasks]))
+print(json.dumps([(name, "head" if place in heads else "other") for name, place in actors]))
 """
 
 
@@ -155,13 +154,11 @@ def test_the_other_machine_has_an_engine_and_nothing_else(
     head, other = machines
     assert (len(head.pids("engine")), other.engines()) == (1, 1)
     assert _phases(head) == {"engine-0-0": "ready", "engine-0-1": "ready"}
-    trial = Trial(head, requests(100))
-    trial.wait_ended()
+    Trial(head, requests(100)).wait_ended()  # so that there was something to take in
     places = _places(head)
     assert [name for name, place in places if place == "other"] == ["EngineActor"]
     on_head = {name for name, place in places if place == "head"}
-    assert on_head >= {"EngineActor", "SchedulerActor", "ServeReplica:raybatch:door"}
-    assert any(trial.batch_id in name for name in on_head), "no chore of the batch was seen"
+    assert on_head >= {"ChoreActor", "EngineActor", "SchedulerActor", "ServeReplica:raybatch:door"}
 
 
 def test_a_lost_machine_costs_no_row_and_gets_an_engine_when_it_comes_back(
@@ -212,7 +209,7 @@ def _phases(head: EchoCluster) -> dict[str, str]:
 
 
 def _places(head: EchoCluster) -> list[tuple[str, str]]:
-    """Every live actor and every chore of Ray by its name, and the machine it is on."""
+    """Every live actor by its name, and the machine it is on."""
     facts = running(head.home)
     assert facts is not None
     token = str(head.home.run / "ray_token")
