@@ -165,8 +165,8 @@ def _run(asked: list[str], folder: Path) -> tuple[dict[str, Any], str]:
     assert ended.exit_code == 0, ended.output
     assert plot_path.read_bytes().startswith(PNG)
     report: dict[str, Any] = json.loads(json_path.read_text())
-    assert {"metric", "ratio", "arms", "runs"} <= report.keys()
-    for told in report["ratio"].values():
+    assert {"metric", "runs"} <= report.keys()
+    for told in report.get("ratio", {}).values():
         assert 0 < told["low"] <= told["median"] <= told["high"]
     return report, ended.output
 
